@@ -1,0 +1,57 @@
+"""The one contract of all fingerprint methods: Audio → Fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.audio import Audio
+from spolia.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A sequence of vectors or hashes with the time at which each begins."""
+
+    method: str  # "segments", "landmarks", …
+    model_id: str | None  # id of the model that made it; None for methods without weights
+    times: npt.NDArray[np.float64]  # seconds [shape=(n,)], ascending
+    values: npt.NDArray[Any]  # float32 [shape=(n, dim)] unit norm, or uint32 [shape=(n,)] hashes
+    duration: float  # seconds of audio that were fingerprinted
+
+    def __post_init__(self) -> None:
+        """Check that times and values go together."""
+        if len(self.times) != len(self.values):
+            raise ParameterError(
+                f"a fingerprint has {len(self.times)} times but {len(self.values)} values; "
+                "give one time for each value"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of vectors or hashes."""
+        return len(self.times)
+
+
+class Fingerprinter(Protocol):
+    """Turns audio into a fingerprint."""
+
+    @property
+    def method(self) -> str:
+        """The name of the method, as in ``--method``."""
+
+    @property
+    def model_id(self) -> str | None:
+        """The id of the model, or None for a method without weights."""
+
+    @property
+    def sample_rate(self) -> int:
+        """The sample rate in Hz at which audio must be given."""
+
+    def fingerprint(self, audio: Audio) -> Fingerprint:
+        """Return the reference fingerprint of ``audio``; silence gives no entries."""
+
+    def fingerprint_query(self, audio: Audio) -> Fingerprint:
+        """Return the fingerprint of a query, which may be denser than a reference's."""

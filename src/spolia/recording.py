@@ -1,0 +1,32 @@
+"""What is known of one reference recording."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A reference recording of a library."""
+
+    id: str  # 16 hex digits; stable while the file's path in the library stays the same
+    path: str  # absolute path of the file when it was added
+    duration: float  # seconds of audio decoded
+    title: str | None = None  # from the file's tags, or None
+    artist: str | None = None  # from the file's tags, or None
+    album: str | None = None  # from the file's tags, or None
+    size: int = 0  # bytes of the file when it was added
+    modified: int = 0  # modification time of the file when it was added, ns since the epoch
+    lost: float = 0.0  # seconds of audio that could not be decoded
+
+    @property
+    def name(self) -> str:
+        """``artist – title`` as far as known, else the file's name."""
+        if self.title:
+            return f"{self.artist} – {self.title}" if self.artist else self.title
+        return self.path.replace("\\", "/").rsplit("/", 1)[-1]
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Return the public description: id, path, title, artist, album, duration."""
+        fields = asdict(self)
+        return {k: fields[k] for k in ("id", "path", "title", "artist", "album", "duration")}
