@@ -1,0 +1,1 @@
+"""Measurement: queries under stated degradations, protocols, metrics and reports."""

@@ -1,0 +1,1 @@
+"""Fingerprint methods behind one contract: Audio → Fingerprint."""

@@ -1,0 +1,1 @@
+"""Networks in PyTorch: tensors in, tensors out. Needs the extra ``spolia[train]``."""

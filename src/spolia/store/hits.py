@@ -1,0 +1,22 @@
+"""What a search returns: pairs of places, one in the query and one in a recording, that look alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Places of the query paired with places of recordings, all arrays [shape=(n,)]."""
+
+    recordings: npt.NDArray[np.int32]  # position in the index's ``recording_ids``
+    query_times: npt.NDArray[np.float64]  # seconds
+    reference_times: npt.NDArray[np.float64]  # seconds
+    scores: npt.NDArray[np.float32]  # cosine similarity, or 1.0 for an equal hash
+
+    def __len__(self) -> int:
+        """Return the number of hits."""
+        return len(self.scores)

@@ -1,0 +1,1 @@
+"""Training of the networks. Needs the extra ``spolia[train]``."""
