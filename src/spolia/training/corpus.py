@@ -1,0 +1,141 @@
+"""A corpus folder: manifests, the train/val split, and decoded audio in one cache file per kind.
+
+The corpus is a folder with ``tracks.csv``, ``noise.csv``, ``ir.csv``, … and ``split.csv`` (kind,
+file, split). Files of one ``group`` share material; they are never negatives of each other.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.audio import Audio
+from spolia.errors import AudioError, TrainingError
+
+logger = logging.getLogger(__name__)
+
+MANIFESTS = {"track": "tracks", "noise": "noise", "ir": "ir", "samples": "samples"}
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One line of a manifest."""
+
+    file: str  # path relative to the corpus
+    split: str  # "train" or "val"
+    group: str  # files with the same group share material
+    licence_class: str  # "train": may be trained on
+    attribution: str
+    category: str
+
+
+@dataclass(frozen=True)
+class AudioPool:
+    """Many files' audio end to end: int16 samples, and where each file begins."""
+
+    samples: npt.NDArray[np.int16]  # [shape=(n_total,)], perhaps memory-mapped
+    offsets: npt.NDArray[np.int64]  # [shape=(n_files + 1,)]
+    files: tuple[CorpusFile, ...]
+    sample_rate: int
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.files)
+
+    def duration(self) -> float:
+        """Return the duration of all files together in seconds."""
+        return float(self.offsets[-1]) / self.sample_rate
+
+
+def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
+    """Return the files of one kind ("track", "noise", "ir", "samples"), in manifest order.
+
+    Raises TrainingError where the corpus or a manifest is missing.
+    """
+    manifest, splits = corpus / f"{MANIFESTS[kind]}.csv", corpus / "split.csv"
+    for path in (manifest, splits):
+        if not path.is_file():
+            raise TrainingError(f"{path} does not exist; give a corpus folder with --corpus")
+    with splits.open(newline="") as lines:
+        split_of = {row["file"]: row["split"] for row in csv.DictReader(lines)}
+    with manifest.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [
+        CorpusFile(
+            row["file"],
+            split_of.get(row["file"], "train"),
+            row.get("group") or row["file"],
+            row.get("licence_class", ""),
+            row.get("attribution", ""),
+            row.get("category") or "",
+        )
+        for row in rows
+    ]
+
+
+def trainable(files: Iterable[CorpusFile]) -> list[CorpusFile]:
+    """Return the files of the train split whose licence allows training."""
+    return [f for f in files if f.split == "train" and f.licence_class == "train"]
+
+
+def load_pool(
+    corpus: Path,
+    files: list[CorpusFile],
+    *,
+    sample_rate: int,
+    cache: Path,
+    variant: str = "",
+    change: Callable[[Audio, int], Audio] | None = None,
+) -> AudioPool:
+    """Decode files once into ``cache`` and map them into memory.
+
+    ``change`` may alter each file (given its position), as a lossy codec would; ``variant`` names
+    that change in the cache's key.
+    """
+    key = json.dumps([sample_rate, variant, [f.file for f in files]])
+    stem = cache / f"pool-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    data, index = stem.with_suffix(".s16"), stem.with_suffix(".npy")
+    if not index.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode_all(corpus, files, sample_rate, change, data, index)
+    offsets = np.load(index)
+    samples = np.fromfile(data, dtype=np.int16)
+    return AudioPool(samples, offsets, tuple(files), sample_rate)
+
+
+def _decode_all(
+    corpus: Path,
+    files: list[CorpusFile],
+    sample_rate: int,
+    change: Callable[[Audio, int], Audio] | None,
+    data: Path,
+    index: Path,
+) -> None:
+    def decode(item: tuple[int, CorpusFile]) -> npt.NDArray[np.int16]:
+        position, file = item
+        try:
+            audio = Audio.load(corpus / file.file, sample_rate=sample_rate)
+            audio = change(audio, position) if change else audio
+        except AudioError as error:
+            logger.warning("skipped: %s", error)
+            return np.zeros(0, np.int16)
+        return np.round(np.clip(audio.samples, -1, 1) * 32767).astype(np.int16)
+
+    lengths = [0]
+    partial = data.with_suffix(".partial")
+    with partial.open("wb") as out, ThreadPoolExecutor(2) as pool:
+        for samples in pool.map(decode, enumerate(files)):
+            out.write(samples.tobytes())
+            lengths.append(len(samples))
+    os.replace(partial, data)
+    np.save(index, np.cumsum(np.asarray(lengths, np.int64)))

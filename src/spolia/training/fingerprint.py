@@ -1,0 +1,249 @@
+"""The training loop of fingerprint encoders: contrastive, resumable, the same on CPU and GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spolia.errors import TrainingError
+from spolia.networks.architectures import build_encoder
+from spolia.training.batches import BatchMaker, Geometry, plan
+from spolia.training.coding import code_file
+from spolia.training.corpus import CorpusFile, load_pool, read_manifest, trainable
+from spolia.training.losses import nt_xent
+from spolia.training.recipe import Recipe
+from spolia.training.responses import is_device, load_responses, response_bank, simulate_rooms
+from spolia.training.validation import retrieval
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run happens; nothing here changes its result but the device's rounding."""
+
+    corpus: Path
+    folder: Path  # checkpoints and log
+    cache: Path  # decoded audio
+    device: str = "cpu"
+    threads: int = 2
+    checkpoint_seconds: float = 180.0
+    validate_every: int = 250  # steps
+    stop_after: float = math.inf  # seconds
+
+
+def train(recipe: Recipe, options: RunOptions, report: Report) -> Path:
+    """Train to the recipe's last step, or until ``stop_after``; return the checkpoint's path.
+
+    Continues from the folder's checkpoint if it has one; a run that was interrupted ends with the
+    same weights as one that was not. ``report`` receives a dict per logged step.
+    """
+    torch.set_num_threads(options.threads)
+    run = Run(recipe, options)
+    started = time.monotonic()
+    saved = started
+    try:
+        while run.step < recipe.optimiser.steps:
+            run.advance(report)
+            now = time.monotonic()
+            if now - saved > options.checkpoint_seconds:
+                run.save()
+                saved = now
+            if now - started > options.stop_after:
+                break
+    finally:
+        run.save()
+    return run.checkpoint
+
+
+class Run:
+    """The state of one training run."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions) -> None:
+        self.recipe, self.options = recipe, options
+        self.device = torch.device(options.device)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = options.folder / "checkpoint.pt"
+        torch.manual_seed(recipe.seed)
+        self.model = build_encoder(recipe.architecture, recipe.model).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = build_encoder(recipe.architecture, recipe.model).to(self.device).eval()
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.optimiser.learning_rate,
+            weight_decay=recipe.optimiser.weight_decay,
+        )
+        self.step = 0
+        self._restore()
+        self.geometry = plan(
+            recipe,
+            self.model.log_bands,
+            segment_frames=self.model.config.segment_frames,
+            hop_frames=self.model.config.hop_frames,
+        )
+        self.batches = make_batches(recipe, options, self.model, self.geometry, "train")
+        quiet = replace(recipe, data=replace(recipe.data, n_rows=10**6))
+        self.held_out = make_batches(quiet, options, self.model, self.geometry, "val")
+
+    def _restore(self) -> None:
+        if self.checkpoint.is_file():
+            state = load_checkpoint(self.checkpoint)
+            if state["recipe"] != recipe_dict(self.recipe):
+                raise TrainingError(
+                    f"{self.checkpoint} belongs to another version of the recipe; "
+                    "choose another folder with --run or restore the recipe"
+                )
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = int(state["step"])
+            return
+        if self.recipe.initial:
+            self.model.load_state_dict(load_checkpoint(Path(self.recipe.initial))["average"])
+        self.average.load_state_dict(self.model.state_dict())
+
+    def save(self) -> None:
+        """Write the checkpoint: to a temporary name, synced, renamed."""
+        state = {
+            "recipe": recipe_dict(self.recipe),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        with partial.open("wb") as out:
+            torch.save(state, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, self.checkpoint)
+
+    def advance(self, report: Report) -> None:
+        """Do one step, and validate where the step is due."""
+        optimiser = self.recipe.optimiser
+        begun = time.perf_counter()
+        with torch.no_grad():
+            batch = self.batches.draw(self.step, seed=self.recipe.seed)
+        made = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=optimiser.mixed_precision):
+            vectors = self.model.embed(torch.cat([batch.anchors, batch.positives]))
+        anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
+        groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
+        loss = nt_xent(anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        ended = time.perf_counter()
+        entry = {
+            "step": float(self.step),
+            "loss": float(loss.detach()),
+            "gradient_norm": float(norm),
+            "batch_seconds": made - begun,
+            "network_seconds": ended - made,
+            "segments_per_second": 2 * len(groups) / (ended - begun),
+        }
+        if self.step % self.options.validate_every == 0 or self.step == optimiser.steps:
+            entry |= self.validate()
+        self._log(entry)
+        report(entry)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.optimiser.ema, (1 + self.step) / (10 + self.step))
+        for slow, fast in zip(
+            self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+        ):
+            if slow.dtype.is_floating_point:
+                slow.lerp_(fast, 1 - decay)
+            else:
+                slow.copy_(fast)
+
+    def validate(self) -> dict[str, float]:
+        """Return retrieval figures on val tracks with the averaged weights."""
+        with torch.no_grad():
+            return retrieval(self.average, self.held_out, n_batches=4, seed=977)
+
+    def _log(self, entry: dict[str, float]) -> None:
+        with (self.options.folder / "log.jsonl").open("a") as out:
+            out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain values, as it is stored in checkpoints and models."""
+    return dict(json.loads(json.dumps(asdict(recipe))))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it."""
+    if not path.is_file():
+        raise TrainingError(f"{path} does not exist; give a checkpoint of a run")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def make_batches(
+    recipe: Recipe, options: RunOptions, model: Any, geometry: Geometry, split: str
+) -> BatchMaker:
+    """Load what one split needs and return its batch maker."""
+    rate = model.log_bands.config.sample_rate
+    n_fft = 1 << (geometry.window - 1).bit_length()
+    longest = n_fft + geometry.context - geometry.window
+
+    def chosen(kind: str) -> list[CorpusFile]:
+        files = read_manifest(options.corpus, kind)
+        return trainable(files) if split == "train" else [f for f in files if f.split == "val"]
+
+    responses = chosen("ir")
+    rooms = load_responses(options.corpus, [f for f in responses if not is_device(f)], sample_rate=rate)
+    rooms += simulate_rooms(
+        recipe.data.simulated_rooms, sample_rate=rate, seed=recipe.seed + (split != "train")
+    )
+    devices = load_responses(options.corpus, [f for f in responses if is_device(f)], sample_rate=rate)
+    tracks = chosen("track")
+
+    def pool(kind: str, **changes: Any) -> Any:
+        files = tracks if kind == "track" else chosen(kind)
+        return load_pool(options.corpus, files, sample_rate=rate, cache=options.cache, **changes)
+
+    coded = pool("track", variant="coded-1", change=code_file) if recipe.data.coded > 0 else None
+    return BatchMaker(
+        recipe,
+        model.log_bands,
+        geometry,
+        response_bank(rooms, devices, n_fft=n_fft, longest=longest, device=torch.device(options.device)),
+        pool("track"),
+        pool("noise"),
+        n_fft=n_fft,
+        device=torch.device(options.device),
+        coded=coded,
+    )
+
+
+def segments_of(vectors: Tensor) -> Tensor:
+    """Flatten (n_rows, n_segments, dim) to (n_rows · n_segments, dim)."""
+    return vectors.flatten(0, 1)

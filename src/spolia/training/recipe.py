@@ -1,0 +1,98 @@
+"""Recipes: TOML files that say everything about one training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spolia.errors import TrainingError
+from spolia.training.degrade import DegradeConfig
+from spolia.training.warp import MaskConfig, WarpConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a batch is made of."""
+
+    n_rows: int = 384  # anchor–positive pairs per batch, one per group
+    n_segments: int = 3  # consecutive overlapping segments per row; each is a pair of its own
+    offset: float = 0.25  # seconds by which a positive may be shifted, either way
+    context: float = 1.0  # seconds of sound before the segment that reverberate into it
+    simulated_rooms: int = 150  # shoebox rooms beside the measured responses
+    coded: float = 0.0  # share of positives cut from tracks that went through a lossy codec
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How the weights move."""
+
+    steps: int = 3000
+    learning_rate: float = 2e-3  # peak; linear warm-up, then cosine to 1 %
+    warmup: int = 150  # steps
+    weight_decay: float = 0.01
+    temperature: float = 0.05  # NT-Xent
+    ema: float = 0.995  # decay of the averaged weights that are validated and exported
+    mixed_precision: bool = True  # bfloat16 in the network; features stay in single precision
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run of a fingerprint encoder."""
+
+    name: str
+    architecture: str = "segment"  # "segment" (small, default) or "nafp"
+    model: dict[str, Any] = field(default_factory=dict)  # overrides of the architecture's config
+    seed: int = 0
+    initial: str = ""  # a checkpoint whose averaged weights to start from
+    data: DataConfig = field(default_factory=DataConfig)
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; an unknown key or a wrong type raises TrainingError that names the nearest."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path} does not exist; give the path of a recipe") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"{path} is not a readable TOML recipe: {error}") from error
+    values.setdefault("name", path.stem)
+    return build(Recipe, values, str(path))
+
+
+def build(kind: type[T], values: dict[str, Any], place: str) -> T:
+    """Make a dataclass from nested dicts, checking names and types."""
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(hints)}"
+            raise TrainingError(f"{place}: unknown key {key!r}{hint}")
+        arguments[key] = _convert(hints[key], value, f"{place}: {key}")
+    return kind(**arguments)
+
+
+def _convert(hint: Any, value: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(typing.cast(type[Any], hint), value, place)
+    origin = typing.get_origin(hint) or hint
+    if origin is tuple and isinstance(value, list):
+        return tuple(value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(origin, type) and not isinstance(origin, types.GenericAlias):
+        if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+            raise TrainingError(f"{place}: {value!r} is not of type {origin.__name__}")
+    return value
