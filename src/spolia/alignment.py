@@ -1,0 +1,233 @@
+"""Lines through hits: where in a recording a query lies, and how much faster it plays.
+
+Every hit pairs a time in the query with a time in a recording. Hits of a true match lie on a line
+``t_reference = speed · t_query + offset``. Lines are proposed by a vote over (speed, offset), as
+in Wang 2003 with a speed axis added, then refined on the similarities between all vectors of the
+query and the stored sequence around the line. Pure functions on arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.store.hits import Hits
+
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+
+SPEEDS = np.exp(np.linspace(np.log(0.82), np.log(1.22), 21))  # votes; 1.0 is the middle
+MAX_SPEED = 1.25  # and its inverse: the range of the refined speed
+UNRELATED = 0.3  # similarity that vectors of unrelated sound rarely exceed on average
+SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A line suggested by the vote."""
+
+    recording: int  # position in the index's recording_ids
+    speed: float
+    offset: float  # seconds; t_reference = speed · t_query + offset
+    weight: float  # votes
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line with the stretch of the query on which it holds."""
+
+    speed: float  # reference seconds per query second
+    offset: float  # seconds; t_reference = speed · t_query + offset
+    query_start: float  # seconds
+    query_end: float  # seconds
+    score: float  # mean cosine similarity, or share of equal hashes, within the stretch
+    support: float  # seconds of the query's stretch that were compared
+    evidence: float  # sum over the stretch of similarity above UNRELATED, in seconds
+
+    @property
+    def reference_start(self) -> float:
+        """Seconds into the recording where the stretch begins."""
+        return self.speed * self.query_start + self.offset
+
+    @property
+    def reference_end(self) -> float:
+        """Seconds into the recording where the stretch ends."""
+        return self.speed * self.query_end + self.offset
+
+
+def propose(
+    hits: Hits, *, resolution: float, n_lines: int, per_recording: int = 3, base: float = 0.0
+) -> list[Proposal]:
+    """Return the lines with most votes, heaviest first.
+
+    resolution: width of an offset bin in seconds; a line collects two neighbouring bins. base:
+    similarity at which a hit has no weight. A recording gives at most ``per_recording`` lines, so
+    that a much repeated loop does not crowd out other recordings.
+    """
+    if not len(hits):
+        return []
+    weights = np.maximum(hits.scores - base, 0.0) + 1e-6
+    lines: list[Proposal] = []
+    for speed in SPEEDS:
+        offsets = hits.reference_times - speed * hits.query_times
+        bins = np.floor(offsets / resolution).astype(np.int64)
+        lines.extend(_heaviest(hits.recordings, bins, weights, float(speed), resolution, n_lines))
+    lines.sort(key=lambda line: -line.weight + 0.01 * line.weight * abs(np.log(line.speed)))
+    return _spread(lines, n_lines, per_recording, 2 * resolution)
+
+
+def _heaviest(
+    recordings: npt.NDArray[np.int32],
+    bins: npt.NDArray[np.int64],
+    weights: Vectors,
+    speed: float,
+    resolution: float,
+    n_lines: int,
+) -> list[Proposal]:
+    low, width = int(bins.min()) - 1, int(bins.max() - bins.min()) + 3
+    keys = recordings.astype(np.int64) * width + (bins - low)
+    cells, inverse = np.unique(np.concatenate([keys, keys - 1]), return_inverse=True)
+    votes = np.bincount(inverse, weights=np.concatenate([weights, weights]))
+    best = np.argsort(-votes, kind="stable")[: 4 * n_lines]
+    return [
+        Proposal(
+            int(cells[i] // width),
+            speed,
+            float((cells[i] % width + low + 1) * resolution),
+            float(votes[i]),
+        )
+        for i in best
+    ]
+
+
+def _spread(
+    lines: list[Proposal], n_lines: int, per_recording: int, apart: float
+) -> list[Proposal]:
+    """Keep the first lines, few per recording and at different offsets."""
+    kept: list[Proposal] = []
+    offsets: dict[int, list[float]] = {}
+    for line in lines:
+        others = offsets.setdefault(line.recording, [])
+        if len(others) < per_recording and all(abs(line.offset - o) > apart for o in others):
+            others.append(line.offset)
+            kept.append(line)
+        if len(kept) == n_lines:
+            break
+    return kept
+
+
+@dataclass(frozen=True)
+class Window:
+    """Similarities of a query to a stretch of a recording on a regular grid."""
+
+    similarity: Vectors  # [shape=(n_query, n_grid)], 0 where the recording is silent or over
+    query_times: Floats  # seconds [shape=(n_query,)]
+    start: float  # seconds of the first grid point in the recording
+    hop: float  # seconds between grid points
+
+    def along(self, speed: Floats, centre: Floats, middle: float) -> Vectors:
+        """Return similarities along lines [shape=(n_lines, n_query)].
+
+        A line passes through (middle, centre); between grid points the similarity is interpolated.
+        """
+        reference = centre[:, None] + speed[:, None] * (self.query_times - middle)
+        place = (reference - self.start) / self.hop
+        left = np.floor(place).astype(np.int64)
+        share = (place - left).astype(np.float32)
+        n_grid = self.similarity.shape[1]
+        rows = np.arange(len(self.query_times))[None, :]
+        padded = np.pad(self.similarity, ((0, 0), (1, 1)))
+        left_values = padded[rows, np.clip(left + 1, 0, n_grid + 1)]
+        right_values = padded[rows, np.clip(left + 2, 0, n_grid + 1)]
+        return np.asarray((1 - share) * left_values + share * right_values, np.float32)
+
+
+def compare(
+    query_times: Floats,
+    query: Vectors,
+    reference_times: Floats,
+    reference: Vectors,
+    line: Proposal,
+    *,
+    hop: float,
+    slack: float = 2.0,
+) -> Window:
+    """Return the similarities around a proposed line; the reference's grid has step ``hop``."""
+    ends = line.offset + line.speed * np.array([query_times[0], query_times[-1]])
+    first = max(0, int(np.floor((ends.min() - slack) / hop)))
+    last = max(first + 1, int(np.ceil((ends.max() + slack) / hop)))
+    places = np.round(reference_times / hop).astype(np.int64)
+    chosen = slice(*np.searchsorted(places, [first, last + 1]))
+    grid = np.zeros((last + 1 - first, query.shape[1]), np.float32)
+    grid[places[chosen] - first] = reference[chosen]
+    return Window(query @ grid.T, query_times, first * hop, hop)
+
+
+def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Line | None:
+    """Return the best line near a proposal, with the stretch where it holds; None if nowhere.
+
+    segment: seconds that one vector sees; step: seconds between the query's vectors. The search is
+    a grid over (speed, position), coarse then fine, then a parabola through the peak.
+    """
+    times = window.query_times
+    middle = float(times[0] + times[-1]) / 2
+    span = float(times[-1] - times[0])
+    speed, centre = line.speed, line.offset + line.speed * middle
+    for reach, n_centres, width in ((1.0, 33, 0.1), (0.12, 13, 0.02)):
+        speeds = _speed_grid(speed, span, width)
+        centres = centre + np.linspace(-reach, reach, n_centres)
+        grid_speed, grid_centre = (g.ravel() for g in np.meshgrid(speeds, centres, indexing="ij"))
+        value = window.along(grid_speed, grid_centre, middle).mean(1)
+        value -= SPEED_COST * np.abs(np.log(grid_speed)).astype(np.float32)
+        best = int(value.argmax())
+        surface = value.reshape(len(speeds), n_centres)
+        i, j = divmod(best, n_centres)
+        speed = float(speeds[i])
+        centre = _peak(centres, surface[i], j)
+    similarity = window.along(np.array([speed]), np.array([centre]), middle)[0]
+    return _stretch(similarity, times, speed, centre - speed * middle, segment, step)
+
+
+def _speed_grid(speed: float, span: float, width: float) -> Floats:
+    """Return speeds around one so fine that the line's ends move by at most 0.1 s a step."""
+    if span < 1.0:
+        return np.array([1.0])
+    n_steps = int(np.clip(np.ceil(width * span / 0.2), 1, 40))
+    speeds = speed * np.exp(np.linspace(-width, width, 2 * n_steps + 1))
+    speeds = np.append(speeds, 1.0)
+    return np.asarray(speeds[(speeds <= MAX_SPEED) & (speeds >= 1 / MAX_SPEED)])
+
+
+def _peak(places: Floats, values: Vectors, best: int) -> float:
+    """Return the place of the maximum of a parabola through the best value and its neighbours."""
+    if best == 0 or best == len(places) - 1:
+        return float(places[best])
+    left, middle, right = (float(v) for v in values[best - 1 : best + 2])
+    curvature = left - 2 * middle + right
+    shift = 0.0 if curvature >= 0 else 0.5 * (left - right) / curvature
+    return float(places[best] + np.clip(shift, -0.5, 0.5) * (places[1] - places[0]))
+
+
+def _stretch(
+    similarity: Vectors, times: Floats, speed: float, offset: float, segment: float, step: float
+) -> Line | None:
+    """Return the line on the run of vectors whose similarity exceeds UNRELATED the most."""
+    excess = similarity.astype(np.float64) - UNRELATED
+    total = np.concatenate([[0.0], np.cumsum(excess)])
+    lowest = np.minimum.accumulate(total[:-1])
+    end = int((total[1:] - lowest).argmax())
+    start = int(total[: end + 1].argmin())
+    if total[end + 1] - total[start] <= 0:
+        return None
+    run = slice(start, end + 1)
+    return Line(
+        speed,
+        offset,
+        float(times[start]),
+        float(times[end]) + segment,
+        float(similarity[run].mean()),
+        (end + 1 - start) * step,
+        float(total[end + 1] - total[start]) * step,
+    )

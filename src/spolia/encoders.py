@@ -1,0 +1,138 @@
+"""Model files: ONNX graphs from raw waveform to vectors, run by ONNX Runtime. No torch here.
+
+A model file describes itself. Its metadata key ``spolia`` holds one JSON document with the fields
+of :class:`ModelCard`. Weights are stored in half precision and computed in single precision: the
+graph casts them once when the session starts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.errors import ModelError, ModelNotFound
+
+DEFAULT_SEGMENT_MODEL = "segment"
+MODEL_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says of itself."""
+
+    id: str  # kind and the first 12 hex digits of the SHA-256 of architecture and weights
+    kind: str  # "segment"
+    name: str  # the recipe's name
+    sample_rate: int  # Hz of the waveform it takes
+    segment: int  # samples that one vector sees
+    hop: int  # samples between vectors
+    margin: int  # vectors at either end of a block that are influenced by the block's border
+    dim: int  # size of a vector
+    n_parameters: int
+    architecture: dict[str, Any]  # complete settings of the network and its front end
+    training: dict[str, Any]  # recipe, steps, seed, data with licences and attributions, version
+    results: list[dict[str, Any]] = field(default_factory=list)  # measured figures with command
+    calibration: dict[str, Any] = field(default_factory=dict)  # see spolia.calibration
+    check: list[float] = field(default_factory=list)  # first vector's start for check_waveform()
+    format: int = MODEL_FORMAT
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> ModelCard:
+        """Read the metadata; raises ModelError for another format."""
+        values = json.loads(text)
+        if values.get("format", 0) > MODEL_FORMAT:
+            raise ModelError(
+                f"{path} has model format {values['format']}, this spolia reads {MODEL_FORMAT}; "
+                "upgrade spolia"
+            )
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+    def to_json(self) -> str:
+        """Return the metadata as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+
+def check_waveform(sample_rate: int, n_samples: int) -> npt.NDArray[np.float32]:
+    """Return the chirp with which a model file checks itself, float32 [shape=(n_samples,)]."""
+    time = np.arange(n_samples) / sample_rate
+    phase = 2 * np.pi * (200.0 * time + 350.0 * time**2)
+    return (0.5 * np.sin(phase) * (1.0 + 0.5 * np.sin(2 * np.pi * 3.0 * time))).astype(np.float32)
+
+
+class Encoder:
+    """A model file, opened; its session starts with the first :meth:`encode`."""
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        if not path.is_file():
+            raise ModelNotFound(
+                f"{path} is not a model file; give a path or one of: {', '.join(shipped_models())}"
+            )
+        self.path = path
+        self.threads = threads
+
+    @cached_property
+    def _session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return onnxruntime.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - onnxruntime has no common error class
+            raise ModelError(f"{self.path} is not a readable ONNX model: {error}") from error
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The model's description of itself."""
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if "spolia" not in metadata:
+            raise ModelError(f"{self.path} is an ONNX model but not one of spolia's; give another")
+        return ModelCard.from_json(metadata["spolia"], self.path)
+
+    def encode(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return vectors of waveforms, float32 [shape=(n_batch, n_segments, dim)], unit norm.
+
+        waveforms: float32 [shape=(n_batch, n_samples)], n_samples ≥ card.segment.
+        """
+        outputs = self._session.run(None, {"waveform": np.ascontiguousarray(waveforms)})
+        return np.asarray(outputs[0], np.float32)
+
+    def verify(self) -> float:
+        """Return the largest deviation from the self-check vector stored in the file.
+
+        Raises ModelError where it exceeds 1e-3: this machine would make other fingerprints.
+        """
+        card = self.card
+        vector = self.encode(check_waveform(card.sample_rate, card.segment + card.hop)[None])[0, 0]
+        deviation = float(np.abs(vector[: len(card.check)] - np.asarray(card.check)).max())
+        if not deviation < 1e-3:
+            raise ModelError(
+                f"{self.path}: the self-check vector differs by {deviation:.2g}; "
+                "the file or this machine's ONNX Runtime is faulty, reinstall both"
+            )
+        return deviation
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models inside the package."""
+    folder = resources.files("spolia") / "weights"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".onnx"))
+
+
+def open_model(name: str = DEFAULT_SEGMENT_MODEL, *, threads: int = 1) -> Encoder:
+    """Open a shipped model by name, or any model file by path."""
+    shipped = Path(str(resources.files("spolia") / "weights")) / f"{name}.onnx"
+    return Encoder(shipped if shipped.is_file() else Path(name), threads=threads)

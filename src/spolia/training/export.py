@@ -1,0 +1,154 @@
+"""Export of a trained encoder to one self-describing ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import spolia
+from spolia.encoders import Encoder, ModelCard, check_waveform
+from spolia.errors import MissingDependency
+from spolia.networks.architectures import build_encoder
+from spolia.training.corpus import read_manifest, trainable
+from spolia.training.fingerprint import load_checkpoint
+
+HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
+
+
+def export_checkpoint(checkpoint: Path, target: Path, *, corpus: Path | None = None) -> ModelCard:
+    """Write a checkpoint's averaged weights as a model file and return its card."""
+    state = load_checkpoint(checkpoint)
+    recipe = state["recipe"]
+    model = build_encoder(recipe["architecture"], recipe["model"])
+    model.load_state_dict(state["average"])
+    training = {
+        "recipe": recipe,
+        "steps": int(state["step"]),
+        "spolia": spolia.__version__,
+        "torch": str(torch.__version__),
+        "data": describe_data(corpus) if corpus else {},
+    }
+    return export_encoder(model.eval(), target, name=recipe["name"], training=training)
+
+
+def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, Any]) -> ModelCard:
+    """Write an encoder as ONNX with its card; the file appears whole or not at all."""
+    proto = _to_onnx(model)
+    card = ModelCard(
+        id=f"segment-{_content_hash(model)}",
+        kind="segment",
+        name=name,
+        sample_rate=model.config.front_end.sample_rate,
+        segment=model.config.segment_samples,
+        hop=model.config.hop_samples,
+        margin=1,
+        dim=model.config.dim,
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        architecture=json.loads(json.dumps(asdict(model.config))),
+        training=training,
+    )
+    _store_half(proto)
+    write_card(proto, card)
+    _save(proto, target)
+    check = check_waveform(card.sample_rate, card.segment + card.hop)
+    vector = Encoder(target).encode(check[None])[0, 0]
+    card = replace(card, check=[round(float(v), 6) for v in vector[:8]])
+    write_card(proto, card)
+    _save(proto, target)
+    return card
+
+
+def update_card(path: Path, **changes: Any) -> ModelCard:
+    """Change fields of a model file's card (results, calibration); weights and id stay."""
+    onnx = _onnx()
+    proto = onnx.load(str(path))
+    card = replace(Encoder(path).card, **changes)
+    write_card(proto, card)
+    _save(proto, path)
+    return card
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingDependency("onnx", "train") from error
+    return onnx
+
+
+def _to_onnx(model: Any) -> Any:
+    _onnx()
+    example = torch.zeros(2, model.config.segment_samples + 3 * model.config.hop_samples)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=18,
+        input_names=["waveform"],
+        output_names=["vectors"],
+        dynamic_shapes=({0: torch.export.Dim("n_batch"), 1: torch.export.Dim("n_samples", min=9000)},),
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    return program.model_proto
+
+
+def _content_hash(model: Any) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().half().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _store_half(proto: Any) -> None:
+    """Store large network weights in half precision with a cast behind each.
+
+    The front end's Fourier matrices stay in single precision: their smallest values, times the
+    window, are below the range of halves.
+    """
+    onnx = _onnx()
+    casts = []
+    for tensor in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim < 4 or values.size < HALF_PRECISION_FROM:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    for cast in reversed(casts):
+        proto.graph.node.insert(0, cast)
+
+
+def write_card(proto: Any, card: ModelCard) -> None:
+    """Put the card into the model's metadata."""
+    del proto.metadata_props[:]
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "spolia", card.to_json()
+
+
+def _save(proto: Any, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(proto.SerializeToString())
+    os.replace(partial, target)
+
+
+def describe_data(corpus: Path) -> dict[str, Any]:
+    """Return counts, licences and attributions of all that was trained on."""
+    return {
+        kind: {
+            "files": len(files),
+            "attributions": sorted({f.attribution for f in files}),
+        }
+        for kind in ("track", "noise", "ir")
+        for files in [trainable(read_manifest(corpus, kind))]
+    }
