@@ -11,6 +11,7 @@ import os
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -232,7 +233,7 @@ class _Decoder:
         place = None  # sample number of the next resampled sample; None before the first
         for at, samples in self._resampled(start):
             if place is None:
-                place = at if at < 0 or start > 0 else 0
+                place = at if at > 0 and start > 0 else 0
             begin, stop = place, place + len(samples)
             place = stop
             low = max(first - begin, 0)
@@ -346,7 +347,8 @@ def encode(
             track.bit_rate = bit_rate
         samples = audio.resample(rate).samples
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        frame.sample_rate = rate
+        frame.sample_rate, frame.pts = rate, 0
+        frame.time_base = Fraction(1, rate)
         for piece in (frame, None):
             for packet in track.encode(piece):
                 out.mux(packet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.audio import Audio
+from spolia.calibration import Calibration
 from spolia.errors import ParameterError
 
 
@@ -52,6 +54,21 @@ class Fingerprinter(Protocol):
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the reference fingerprint of ``audio``; silence gives no entries."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How scores of this method become probabilities."""
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds between the times of a reference's entries, or their resolution."""
+
+    @property
+    def segment_seconds(self) -> float:
+        """Seconds of sound that one entry describes."""
+
+    def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
+        """Return the reference fingerprint of consecutive blocks, in bounded memory."""
 
     def fingerprint_query(self, audio: Audio) -> Fingerprint:
         """Return the fingerprint of a query, which may be denser than a reference's."""

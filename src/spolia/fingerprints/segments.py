@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.audio import Audio
+from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import DEFAULT_SEGMENT_MODEL, Encoder, ModelCard, open_model
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
@@ -50,6 +51,22 @@ class SegmentFingerprinter:
     def sample_rate(self) -> int:
         """The encoder's sample rate in Hz."""
         return self.card.sample_rate
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds between a reference's vectors."""
+        return self.card.hop / self.card.sample_rate
+
+    @property
+    def segment_seconds(self) -> float:
+        """Seconds of sound that one vector sees."""
+        return self.card.segment / self.card.sample_rate
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The encoder's calibration, or a rough one for a model that was never calibrated."""
+        fitted = self.card.calibration
+        return Calibration.from_dict(fitted) if fitted else UNFITTED
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the vectors of a reference, one every hop; silent segments are left out."""

@@ -26,7 +26,7 @@ class FrontEndConfig:
     n_bands: int = 80  # bands, spaced logarithmically
     bands_per_octave: int = 18  # a semitone is 1.5 bands
     f_min: float = 170.0  # Hz, centre of the lowest band
-    floor: float = 1e-9  # power added before the logarithm; a full-scale sine has 0.25
+    floor: float = 1e-9  # power that counts as silence; a full-scale sine has 0.25
 
 
 def band_centres(config: FrontEndConfig) -> Tensor:
@@ -108,11 +108,13 @@ class LogBands(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Turn float32 [shape=(n_batch, n_samples)] into log power [shape=(n_batch, n_bands, n)].
 
-        Natural logarithm; n = 1 + (n_samples − n_fft) // hop_length.
+        Natural logarithm of 1 + power / floor; n = 1 + (n_samples − n_fft) // hop_length.
         """
         exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         power = self.power_by_matmul(waveform) if exporting else self.power_by_fft(waveform)
-        return torch.log(power @ self.bands + self.config.floor).transpose(1, 2)
+        # Not log(power + floor): the exporter's optimiser takes so small a constant for zero, drops
+        # the addition, and silence becomes NaN.
+        return torch.log((power @ self.bands) / self.config.floor + 1.0).transpose(1, 2)
 
 
 class LocalStandardisation(nn.Module):
@@ -132,7 +134,7 @@ class LocalStandardisation(nn.Module):
         """Map [shape=(n_batch, n_bands, n_frames)] to the same shape, about unit deviation."""
         # Centred on one constant first: the variance as a difference of moments would otherwise
         # lose its digits in single precision.
-        centred = log_power + 12.0
+        centred = log_power - 8.0
         moments = torch.stack([centred.mean(1), centred.square().mean(1)], dim=1)
         moments = F.avg_pool1d(
             moments, self.n_frames, 1, self.n_frames // 2, count_include_pad=False

@@ -1,0 +1,266 @@
+"""Which recording a query is, and where: from a fingerprint and its hits to matches. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from spolia.alignment import Line, Proposal, compare, propose, refine
+from spolia.calibration import Calibration
+from spolia.fingerprints.base import Fingerprint
+from spolia.recording import Recording
+from spolia.store.hits import Hits
+
+N_LINES = 24  # proposals that are refined per window of the query
+WINDOW = 30.0  # seconds of a query that vote together
+WINDOW_HOP = 15.0  # seconds between windows of a long query
+SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
+OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two matches rivals
+
+
+@dataclass(frozen=True)
+class Match:
+    """A recording found in a query, with the stretch on both sides."""
+
+    recording: Recording
+    probability: float  # that this is the recording, calibrated on recordings never trained on
+    score: float  # mean cosine similarity (segments) or share of hashes that agree (landmarks)
+    query_start: float  # seconds
+    query_end: float  # seconds
+    reference_start: float  # seconds
+    reference_end: float  # seconds
+    speed: float  # seconds of the recording per second of the query; 1.04 = plays 4 % fast
+    method: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the match as it stands in JSON."""
+        values = {k: getattr(self, k) for k in _MATCH_KEYS}
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+        return {"recording": self.recording.to_dict(), **rounded}
+
+
+_MATCH_KEYS = (
+    "probability",
+    "score",
+    "query_start",
+    "query_end",
+    "reference_start",
+    "reference_end",
+    "speed",
+    "method",
+)
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The answer to one query."""
+
+    query: str  # its path or name
+    duration: float  # seconds
+    seconds: float  # time that the answer took
+    decided: bool  # whether the first match passed the threshold
+    matches: list[Match] = field(default_factory=list)  # most probable first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as it stands in JSON."""
+        return {
+            "query": self.query,
+            "duration": round(self.duration, 3),
+            "seconds": round(self.seconds, 4),
+            "decided": self.decided,
+            "matches": [match.to_dict() for match in self.matches],
+        }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A line in a recording with its probability."""
+
+    recording_id: str
+    line: Line
+    probability: float
+
+
+Search = Callable[[Fingerprint], Hits]
+Sequence = Callable[[str], Fingerprint]
+
+
+def match_segments(
+    query: Fingerprint,
+    search: Search,
+    sequence: Sequence,
+    recording_ids: list[str],
+    *,
+    hop: float,
+    segment: float,
+    n_vectors: int,
+    calibration: Calibration,
+) -> list[Candidate]:
+    """Return candidates of a query by its segment vectors, most probable first.
+
+    search: hits of a part of the query; sequence: a recording's stored fingerprint; hop, segment:
+    seconds between and within the stored vectors. Of lines that explain the same stretch of the
+    query, all are returned; see :func:`rivals_removed`.
+    """
+    lines: dict[str, list[Line]] = {}
+    step = _step(query, hop)
+    for part in windows(query):
+        hits = search(part)
+        for proposal in propose(hits, resolution=hop, n_lines=N_LINES, base=0.2):
+            recording_id = recording_ids[proposal.recording]
+            line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
+            if line is not None:
+                lines.setdefault(recording_id, []).append(line)
+    candidates = [
+        Candidate(r, line, calibration.probability(line.score, line.support, n_vectors))
+        for r, found in lines.items()
+        for line in merged(found)
+    ]
+    return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
+
+
+def _step(query: Fingerprint, hop: float) -> float:
+    """Return the seconds between a query's vectors."""
+    return float(np.median(np.diff(query.times))) if len(query) > 1 else hop
+
+
+def _refined(
+    part: Fingerprint,
+    reference: Fingerprint,
+    proposal: Proposal,
+    hop: float,
+    segment: float,
+    step: float,
+) -> Line | None:
+    window = compare(
+        part.times, part.values, reference.times, reference.values, proposal, hop=hop
+    )
+    return refine(window, proposal, segment=segment, step=step)
+
+
+def windows(query: Fingerprint) -> list[Fingerprint]:
+    """Return the query in windows of WINDOW seconds every WINDOW_HOP, whole if it is short."""
+    if len(query) == 0:
+        return []
+    if query.duration <= WINDOW + WINDOW_HOP / 2:
+        return [query]
+    parts = []
+    for start in np.arange(0.0, query.duration - WINDOW_HOP, WINDOW_HOP):
+        chosen = (query.times >= start) & (query.times < start + WINDOW)
+        if chosen.any():
+            parts.append(replace(query, times=query.times[chosen], values=query.values[chosen]))
+    return parts
+
+
+def merged(lines: list[Line]) -> list[Line]:
+    """Join lines of overlapping windows that continue each other; lines of one recording."""
+    joined: list[Line] = []
+    for line in sorted(lines, key=lambda item: item.query_start):
+        for i, other in enumerate(joined):
+            if _continues(other, line):
+                joined[i] = _join(other, line)
+                break
+        else:
+            joined.append(line)
+    return joined
+
+
+def _continues(first: Line, second: Line) -> bool:
+    middle = (max(first.query_start, second.query_start) + min(first.query_end, second.query_end)) / 2
+    apart = (second.speed - first.speed) * middle + second.offset - first.offset
+    return second.query_start <= first.query_end + 1.0 and abs(apart) < SAME_PLACE
+
+
+def _join(first: Line, second: Line) -> Line:
+    """Return the line through both stretches."""
+    start, end = first.query_start, max(first.query_end, second.query_end)
+    longer = first if first.query_end - start >= second.query_end - second.query_start else second
+    if end <= first.query_end + 1e-9:
+        return first if first.evidence >= second.evidence else second
+    last = second.reference_end
+    speed = (last - first.reference_start) / max(end - start, 1e-9)
+    added = max(0.0, 1 - (first.query_end - second.query_start) / max(end - second.query_start, 1e-9))
+    support = first.support + added * second.support
+    score = (first.score * first.support + second.score * added * second.support) / support
+    return replace(
+        longer,
+        speed=speed,
+        offset=first.reference_start - speed * start,
+        query_start=start,
+        query_end=end,
+        score=score,
+        support=support,
+        evidence=first.evidence + added * second.evidence,
+    )
+
+
+def match_landmarks(
+    query: Fingerprint,
+    search: Search,
+    recording_ids: list[str],
+    *,
+    n_hashes: int,
+    calibration: Calibration,
+) -> list[Candidate]:
+    """Return candidates by landmark hashes: recordings where many hits share one offset."""
+    candidates: list[Candidate] = []
+    for part in windows(query):
+        hits = search(part)
+        for proposal in propose(hits, resolution=0.05, n_lines=N_LINES):
+            line = _landmark_line(hits, proposal, part)
+            if line is not None:
+                probability = calibration.probability(line.score, line.support, n_hashes)
+                candidates.append(Candidate(recording_ids[proposal.recording], line, probability))
+    return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
+
+
+def _landmark_line(hits: Hits, proposal: Proposal, part: Fingerprint) -> Line | None:
+    """Fit a line to the hits near a proposal; the score is log2 of their number over 10."""
+    of = hits.recordings == proposal.recording
+    query, reference = hits.query_times[of], hits.reference_times[of]
+    near = np.abs(reference - proposal.speed * query - proposal.offset) < 0.1
+    if near.sum() < 2:
+        return None
+    query, reference = query[near], reference[near]
+    offset = float(np.median(reference - proposal.speed * query))
+    n_distinct = len(np.unique(np.round(query, 3)))
+    span = float(query.max() - query.min())
+    score = float(np.log2(1 + n_distinct) / 10)
+    return Line(
+        proposal.speed,
+        offset,
+        float(query.min()),
+        min(float(query.max()) + 0.5, part.duration),
+        score,
+        max(span, 0.1),
+        n_distinct / 10,
+    )
+
+
+def rivals_removed(candidates: list[Candidate]) -> list[Candidate]:
+    """Keep, for every stretch of the query, the most probable candidate."""
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if all(not _rivals(candidate.line, other.line) for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _rivals(first: Line, second: Line) -> bool:
+    common = min(first.query_end, second.query_end) - max(first.query_start, second.query_start)
+    shorter = min(first.query_end - first.query_start, second.query_end - second.query_start)
+    return common > OVERLAP * max(shorter, 1e-9)
+
+
+def best_per_recording(candidates: list[Candidate]) -> list[Candidate]:
+    """Keep each recording's most probable candidate."""
+    seen: set[str] = set()
+    kept = []
+    for candidate in candidates:
+        if candidate.recording_id not in seen:
+            seen.add(candidate.recording_id)
+            kept.append(candidate)
+    return kept

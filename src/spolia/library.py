@@ -1,0 +1,268 @@
+"""The library: a folder of fingerprinted recordings, and the verbs on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+from spolia.audio import Audio, Source, check_query, name_of
+from spolia.calibration import Calibration
+from spolia.errors import ParameterError
+from spolia.fingerprints.base import Fingerprint, Fingerprinter
+from spolia.fingerprints.registry import make_fingerprinter
+from spolia.identify import (
+    Candidate,
+    Identification,
+    Match,
+    best_per_recording,
+    match_landmarks,
+    match_segments,
+    rivals_removed,
+)
+from spolia.ingest import AddReport, Progress, ingest
+from spolia.recording import Recording
+from spolia.store.catalog import Catalog
+from spolia.store.hits import Hits
+from spolia.store.postings import PostingsIndex, open_postings
+from spolia.store.vectors import VectorIndex, open_vectors
+
+DEFAULT_METHODS = ("segments",)
+MINIMUM_QUERY = 1.0  # seconds
+N_NEIGHBOURS = 30  # hits per query vector
+SEARCH_STRIDE = 2  # every second query vector is searched; all of them are aligned
+
+Index = VectorIndex | PostingsIndex
+
+
+class Library:
+    """A folder with a catalog of recordings and their fingerprints.
+
+    >>> with Library("my-library") as library:            # doctest: +SKIP
+    ...     library.add(["crate/"])
+    ...     answer = library.identify("clip.wav")
+    """
+
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        create: bool = True,
+        methods: Iterable[str] | None = None,
+        model: str | None = None,
+        threads: int = 2,
+        fingerprinters: Sequence[Fingerprinter] | None = None,
+    ) -> None:
+        """Open a library folder, or make one.
+
+        methods: what a new library holds, or what to extend an old one by; default "segments".
+        model: name or path of the segment model. fingerprinters: used instead of the registry's.
+        Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
+        """
+        self.folder = Path(folder)
+        self.threads = max(1, threads)
+        self.model = model
+        self.catalog = Catalog(self.folder, create=create)
+        self._fingerprinters = {f.method: f for f in fingerprinters or ()}
+        wanted = methods or self._fingerprinters
+        held = self.catalog.methods()
+        self.methods = list(dict.fromkeys([*held, *(wanted or () if held else wanted or DEFAULT_METHODS)]))
+        self._indexes: dict[str, Index] = {}
+        self._sequence = lru_cache(maxsize=512)(self._read_sequence)
+
+    def __enter__(self) -> Library:
+        """Return the library itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the database."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; the library cannot be used afterwards."""
+        self.catalog.close()
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+        return self.catalog.summary()[0]
+
+    def __iter__(self) -> Iterator[Recording]:
+        """Iterate over the recordings in the order of their paths."""
+        return iter(self.catalog.recordings())
+
+    def __repr__(self) -> str:
+        """Say how much the library holds and which models made it."""
+        n, seconds = self.catalog.summary()
+        held = ", ".join(f"{m} ({i})" if i else m for m, i in self.catalog.methods().items())
+        return f"<Library {str(self.folder)!r}: {n} recordings, {seconds / 3600:.1f} h, {held or 'empty'}>"
+
+    def fingerprinter(self, method: str) -> Fingerprinter:
+        """Return the fingerprinter of a method, checked against the library's model."""
+        if method not in self._fingerprinters:
+            self._fingerprinters[method] = make_fingerprinter(method, model=self.model)
+        return self._fingerprinters[method]
+
+    def add(
+        self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
+    ) -> AddReport:
+        """Fingerprint files and folders into the library; unchanged files are skipped.
+
+        Each recording is stored in a transaction of its own, so an interrupted call loses nothing
+        and the next one continues. Files that fail are in the report, the others are added.
+        """
+        fingerprinters = [self.fingerprinter(method) for method in self.methods]
+        self.catalog.declare({f.method: f.model_id for f in fingerprinters})
+        return ingest(self.catalog, paths, fingerprinters, threads=self.threads, progress=progress)
+
+    def get(self, recording_id: str) -> Recording:
+        """Return a recording by id or the unambiguous beginning of its id."""
+        return self.catalog.get(recording_id)
+
+    def remove(self, recording_ids: Iterable[str]) -> list[Recording]:
+        """Remove recordings; all ids are checked before the first is removed."""
+        found = [self.catalog.get(recording_id) for recording_id in recording_ids]
+        for recording in found:
+            self.catalog.remove(recording.id)
+        return found
+
+    def verify(self) -> list[str]:
+        """Return a sentence for each problem found in the library; empty if there is none."""
+        problems = self.catalog.verify()
+        if not problems:
+            for method in self.catalog.methods():
+                self.index(method)
+        return problems
+
+    def index(self, method: str) -> Index:
+        """Return the search index of a method, brought up to date with the catalog."""
+        index = self._indexes.get(method)
+        if index is None or index.generation != self.catalog.generation:
+            self._sequence.cache_clear()
+            if method == "landmarks":
+                index = open_postings(self.catalog, method)
+            else:
+                index = open_vectors(self.catalog, method, threads=self.threads)
+            self._indexes[method] = index
+        return index
+
+    def _read_sequence(self, recording_id: str, method: str) -> Fingerprint:
+        return self.catalog.fingerprint(recording_id, method)
+
+    def identify(
+        self,
+        source: Source | Audio,
+        *,
+        method: str | None = None,
+        top: int = 0,
+        threshold: float | None = None,
+        name: str | None = None,
+    ) -> Identification:
+        """Say which recordings a clip is from, and where; no matches means "unknown".
+
+        method: one that the library holds, by default its first. top: also return up to this many
+        candidates below the threshold. threshold: probability from which a match counts, by
+        default the model's, at which at most 0.1 % of absent queries were accepted.
+
+        Raises AudioError for a clip that is too short, silent or unreadable.
+        """
+        started = time.perf_counter()
+        method = self._chosen(method)
+        fingerprinter = self.fingerprinter(method)
+        audio = self._query_audio(source, fingerprinter)
+        name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
+        check_query(audio, name, MINIMUM_QUERY)
+        calibration = fingerprinter.calibration
+        candidates = self.candidates(audio, method=method)
+        limit = calibration.threshold if threshold is None else threshold
+        matches = self._matches(candidates, method, limit, top)
+        return Identification(
+            name,
+            audio.duration,
+            time.perf_counter() - started,
+            bool(matches) and matches[0].probability >= limit,
+            matches,
+        )
+
+    def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
+        """Return all candidate lines of a query, most probable first, whatever their probability."""
+        method = self._chosen(method)
+        fingerprinter = self.fingerprinter(method)
+        query = fingerprinter.fingerprint_query(audio)
+        index = self.index(method)
+        calibration = fingerprinter.calibration
+        if isinstance(index, PostingsIndex):
+            return match_landmarks(
+                query,
+                lambda part: index.search(part.values, part.times),
+                index.recording_ids,
+                n_hashes=len(index),
+                calibration=calibration,
+            )
+        return match_segments(
+            query,
+            lambda part: _search_sparsely(index, part),
+            lambda recording_id: self._sequence(recording_id, method),
+            index.recording_ids,
+            hop=fingerprinter.hop_seconds,
+            segment=fingerprinter.segment_seconds,
+            n_vectors=len(index),
+            calibration=calibration,
+        )
+
+    def _chosen(self, method: str | None) -> str:
+        held = list(self.catalog.methods()) or self.methods
+        method = method or held[0]
+        if method not in held:
+            raise ParameterError(
+                f"the library holds no {method!r} fingerprints (it holds: {', '.join(held)}); "
+                f"add the files again with --methods {method}"
+            )
+        model_id = self.catalog.methods().get(method)
+        if model_id is not None and model_id != self.fingerprinter(method).model_id:
+            self.catalog.declare({method: self.fingerprinter(method).model_id})
+        return method
+
+    def _query_audio(self, source: Source | Audio, fingerprinter: Fingerprinter) -> Audio:
+        if isinstance(source, Audio):
+            return source.resample(fingerprinter.sample_rate)
+        return Audio.load(source, sample_rate=fingerprinter.sample_rate)
+
+    def _matches(
+        self, candidates: list[Candidate], method: str, limit: float, top: int
+    ) -> list[Match]:
+        decided = [c for c in rivals_removed(candidates) if c.probability >= limit]
+        chosen = decided + [
+            c for c in best_per_recording(candidates) if not any(c is d for d in decided)
+        ]
+        chosen = chosen[: max(top, len(decided))]
+        return [self._match(candidate, method) for candidate in chosen]
+
+    def _match(self, candidate: Candidate, method: str) -> Match:
+        line = candidate.line
+        recording = self.catalog.get(candidate.recording_id)
+        return Match(
+            recording,
+            candidate.probability,
+            line.score,
+            line.query_start,
+            line.query_end,
+            max(0.0, line.reference_start),
+            min(recording.duration, line.reference_end),
+            line.speed,
+            method,
+        )
+
+
+def _search_sparsely(index: VectorIndex, part: Fingerprint) -> Hits:
+    stride = SEARCH_STRIDE if len(part) > 2 * SEARCH_STRIDE else 1
+    part = replace(part, times=part.times[::stride], values=part.values[::stride])
+    return index.search(part.values, part.times, N_NEIGHBOURS)

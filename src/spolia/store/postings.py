@@ -1,0 +1,83 @@
+"""Search for equal landmark hashes: a sorted array of all postings, derived from the catalog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.store.catalog import Catalog
+from spolia.store.derived import read_stamp, write_stamp, write_whole
+from spolia.store.hits import Hits
+
+LONGEST = 2000  # hashes with more postings say nothing and are skipped, as in audfprint's buckets
+
+
+@dataclass
+class PostingsIndex:
+    """All (hash, recording, time) of a library, sorted by hash; see :func:`open_postings`."""
+
+    hashes: npt.NDArray[np.uint32]  # ascending [shape=(n,)]
+    recordings: npt.NDArray[np.int32]  # position in recording_ids [shape=(n,)]
+    times: npt.NDArray[np.int32]  # milliseconds [shape=(n,)]
+    recording_ids: list[str]
+    generation: int
+
+    def __len__(self) -> int:
+        """Return the number of postings."""
+        return len(self.hashes)
+
+    def search(
+        self, hashes: npt.NDArray[np.uint32], times: npt.NDArray[np.float64]
+    ) -> Hits:
+        """Return every place with one of the query's hashes; times in seconds [shape=(n,)]."""
+        first = np.searchsorted(self.hashes, hashes, "left")
+        counts = np.searchsorted(self.hashes, hashes, "right") - first
+        counts[counts > LONGEST] = 0
+        ends = np.cumsum(counts)
+        total = int(ends[-1]) if len(ends) else 0
+        within = np.arange(total) - np.repeat(ends - counts, counts)
+        rows = np.repeat(first, counts) + within
+        return Hits(
+            np.asarray(self.recordings[rows], np.int32),
+            np.repeat(times, counts),
+            self.times[rows] / 1000.0,
+            np.ones(total, np.float32),
+        )
+
+
+def open_postings(catalog: Catalog, method: str) -> PostingsIndex:
+    """Return the index of a method, rebuilding its files where missing, stale or damaged."""
+    generation = catalog.generation
+    file = catalog.path.parent / f"{method}.postings.npy"
+    stamp = file.with_suffix(".json")
+    facts = read_stamp(stamp, generation)
+    if facts is None:
+        ids, table = _gather(catalog, method)
+
+        def write(out: BinaryIO) -> None:
+            np.save(out, table, allow_pickle=False)
+
+        write_whole(file, write)
+        write_stamp(stamp, generation, [file], recording_ids=ids)
+    else:
+        ids = facts["recording_ids"]
+    table = np.load(Path(file), mmap_mode="r", allow_pickle=False)
+    return PostingsIndex(
+        table[0].view(np.uint32), table[1].view(np.int32), table[2].view(np.int32), ids, generation
+    )
+
+
+def _gather(catalog: Catalog, method: str) -> tuple[list[str], npt.NDArray[np.uint32]]:
+    """Return recording ids and the sorted table [shape=(3, n)]: hash, recording, time."""
+    ids: list[str] = []
+    parts: list[npt.NDArray[np.uint32]] = [np.zeros((3, 0), np.uint32)]
+    for stored in catalog.sequences(method):
+        rows = np.full(len(stored.times), len(ids), np.uint32)
+        parts.append(np.stack([stored.values, rows, stored.times.view(np.uint32)]))
+        ids.append(stored.recording_id)
+    table = np.concatenate(parts, axis=1)
+    return ids, np.ascontiguousarray(table[:, np.argsort(table[0], kind="stable")])
