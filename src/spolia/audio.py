@@ -80,7 +80,12 @@ class Audio:
 
     @classmethod
     def load(
-        cls, source: Source, *, sample_rate: int = 8000, start: float = 0.0, end: float | None = None
+        cls,
+        source: Source,
+        *,
+        sample_rate: int = 8000,
+        start: float = 0.0,
+        end: float | None = None,
     ) -> Audio:
         """Decode a file, buffer or stream from ``start`` to ``end`` seconds.
 
@@ -183,7 +188,9 @@ def _open(source: Source) -> Any:
             with path.open("rb"):
                 pass
         except OSError as error:
-            raise AudioError(name, f"cannot be read ({error.strerror}); check its permissions") from error
+            raise AudioError(
+                name, f"cannot be read ({error.strerror}); check its permissions"
+            ) from error
         file: Any = os.fspath(path)
     else:
         file = io.BytesIO(source) if isinstance(source, bytes) else source

@@ -48,14 +48,20 @@ class Calibration:
         try:
             return cls(**{**values, "weights": tuple(values["weights"])})
         except (KeyError, TypeError) as error:
-            raise ParameterError(f"not a calibration ({error}); calibrate the model again") from error
+            raise ParameterError(
+                f"not a calibration ({error}); calibrate the model again"
+            ) from error
 
 
 # Without a fit: scores of 0.5 and more over 5 s are taken as right. Written into no model.
 UNFITTED = Calibration((-8.0, 16.0, 0.0, 0.0, 0.0), 0.5)
 
 
-def features(score: Sequence[float] | Floats, support: Sequence[float] | Floats, n_vectors: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
+def features(
+    score: Sequence[float] | Floats,
+    support: Sequence[float] | Floats,
+    n_vectors: Sequence[int] | npt.NDArray[np.int64],
+) -> Floats:
     """Return what the logistic function sees [shape=(n, 5)].
 
     One, the score, the score times log support, log support, log10 of the library's size: a mean
@@ -83,7 +89,9 @@ def fit(
     recording. The weight of the library's size is not fitted where only one size was seen.
     """
     if right.all() or not right.any():
-        raise ParameterError("calibration needs right and wrong matches; evaluate absent queries too")
+        raise ParameterError(
+            "calibration needs right and wrong matches; evaluate absent queries too"
+        )
     x = features(score, support, n_vectors)
     y = right.astype(np.float64)
     balance = np.where(right, 0.5 / right.mean(), 0.5 / (1 - right.mean()))

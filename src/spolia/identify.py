@@ -135,9 +135,7 @@ def _refined(
     segment: float,
     step: float,
 ) -> Line | None:
-    window = compare(
-        part.times, part.values, reference.times, reference.values, proposal, hop=hop
-    )
+    window = compare(part.times, part.values, reference.times, reference.values, proposal, hop=hop)
     return refine(window, proposal, segment=segment, step=step)
 
 
@@ -169,7 +167,9 @@ def merged(lines: list[Line]) -> list[Line]:
 
 
 def _continues(first: Line, second: Line) -> bool:
-    middle = (max(first.query_start, second.query_start) + min(first.query_end, second.query_end)) / 2
+    middle = (
+        max(first.query_start, second.query_start) + min(first.query_end, second.query_end)
+    ) / 2
     apart = (second.speed - first.speed) * middle + second.offset - first.offset
     return second.query_start <= first.query_end + 1.0 and abs(apart) < SAME_PLACE
 
@@ -182,7 +182,9 @@ def _join(first: Line, second: Line) -> Line:
         return first if first.evidence >= second.evidence else second
     last = second.reference_end
     speed = (last - first.reference_start) / max(end - start, 1e-9)
-    added = max(0.0, 1 - (first.query_end - second.query_start) / max(end - second.query_start, 1e-9))
+    added = max(
+        0.0, 1 - (first.query_end - second.query_start) / max(end - second.query_start, 1e-9)
+    )
     support = first.support + added * second.support
     score = (first.score * first.support + second.score * added * second.support) / support
     return replace(

@@ -26,7 +26,7 @@ N_BINS = 256  # the bin at 4 kHz is left out, so that a bin fits into 8 bits
 LOWEST_BIN = 6  # 94 Hz; below are hum, rumble and the room
 FLOOR = 1e-4  # −80 dBFS: the amplitude of a sine too weak to be a peak
 
-PEAK_FRAMES, PEAK_BINS = 5, 8  # a peak exceeds all that is this near
+PEAK_FRAMES, PEAK_BINS = 3, 6  # a peak exceeds all that is this near
 MEAN_FRAMES, MEAN_BINS = 31, 24  # its strength is the level above the mean of this neighbourhood
 RANK_FRAMES = 31  # half a second
 

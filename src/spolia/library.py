@@ -70,7 +70,9 @@ class Library:
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
         wanted = methods or self._fingerprinters
         held = self.catalog.methods()
-        self.methods = list(dict.fromkeys([*held, *(wanted or () if held else wanted or DEFAULT_METHODS)]))
+        self.methods = list(
+            dict.fromkeys([*held, *(wanted or () if held else wanted or DEFAULT_METHODS)])
+        )
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
 
@@ -191,6 +193,10 @@ class Library:
             bool(matches) and matches[0].probability >= limit,
             matches,
         )
+
+    def threshold(self, method: str | None = None) -> float:
+        """Return the probability from which a match of a method is decided by default."""
+        return self.fingerprinter(self._chosen(method)).calibration.threshold
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first, whatever their probability."""

@@ -34,7 +34,9 @@ class SegmentFingerprinter:
 
     method = "segments"
 
-    def __init__(self, encoder: Encoder | None = None, *, model: str = DEFAULT_SEGMENT_MODEL) -> None:
+    def __init__(
+        self, encoder: Encoder | None = None, *, model: str = DEFAULT_SEGMENT_MODEL
+    ) -> None:
         self.encoder = encoder or open_model(model)
 
     @cached_property

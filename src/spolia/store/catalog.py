@@ -101,8 +101,10 @@ class Catalog:
             try:
                 yield
             except sqlite3.OperationalError as error:
-                reason = "wait for the other process or try again" if "locked" in str(error) else (
-                    "check that the folder exists and can be written"
+                reason = (
+                    "wait for the other process or try again"
+                    if "locked" in str(error)
+                    else ("check that the folder exists and can be written")
                 )
                 raise CorruptLibrary(f"{self.path} cannot be used ({error}); {reason}") from error
             except sqlite3.DatabaseError as error:
@@ -185,7 +187,9 @@ class Catalog:
         with self._guard(), self._transaction():
             gone = self._connection.execute("DELETE FROM recordings WHERE id = ?", (recording_id,))
             if gone.rowcount == 0:
-                raise UnknownRecording(f"no recording has the id {recording_id!r}; see: spolia list")
+                raise UnknownRecording(
+                    f"no recording has the id {recording_id!r}; see: spolia list"
+                )
             self._advance()
 
     def recordings(self) -> list[Recording]:
@@ -269,7 +273,9 @@ class Catalog:
                 "SELECT r.id, m.method FROM recordings r CROSS JOIN methods m WHERE NOT EXISTS "
                 "(SELECT 1 FROM fingerprints f WHERE f.recording_id = r.id AND f.method = m.method)"
             ).fetchall()
-            problems += [f"recording {r} has no {m} fingerprint; add its file again" for r, m in missing]
+            problems += [
+                f"recording {r} has no {m} fingerprint; add its file again" for r, m in missing
+            ]
             for recording_id, method, times, content, checksum in run(
                 "SELECT recording_id, method, times, content, checksum FROM fingerprints"
             ):

@@ -30,9 +30,7 @@ class PostingsIndex:
         """Return the number of postings."""
         return len(self.hashes)
 
-    def search(
-        self, hashes: npt.NDArray[np.uint32], times: npt.NDArray[np.float64]
-    ) -> Hits:
+    def search(self, hashes: npt.NDArray[np.uint32], times: npt.NDArray[np.float64]) -> Hits:
         """Return every place with one of the query's hashes; times in seconds [shape=(n,)]."""
         first = np.searchsorted(self.hashes, hashes, "left")
         counts = np.searchsorted(self.hashes, hashes, "right") - first

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from spolia.errors import TrainingError
 from spolia.networks.front_end import LogBands
-from spolia.training.corpus import AudioPool
 from spolia.training.degrade import Degrader, Responses
+from spolia.training.pool import AudioPool
 from spolia.training.recipe import Recipe
 from spolia.training.warp import draw_factors, mask, warp
 
@@ -94,7 +94,9 @@ class BatchMaker:
         totals = torch.zeros(len(names)).index_add(0, group, room.float())
         self.usable = (totals > 0).nonzero().flatten().to(self.device)
         if len(self.usable) < 2:
-            raise TrainingError(f"only {len(self.usable)} groups are long enough; at least 2 are needed")
+            raise TrainingError(
+                f"only {len(self.usable)} groups are long enough; at least 2 are needed"
+            )
         self.file_weights = torch.zeros(len(names), len(group))
         self.file_weights[group, torch.arange(len(group))] = room.float()
         self.file_weights = self.file_weights.to(self.device)

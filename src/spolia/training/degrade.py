@@ -49,7 +49,9 @@ def chance(shape: int, probability: float, like: Tensor, rng: torch.Generator) -
     return torch.rand(shape, generator=rng, device=like.device) < probability
 
 
-def uniform(shape: tuple[int, ...], low: float, high: float, like: Tensor, rng: torch.Generator) -> Tensor:
+def uniform(
+    shape: tuple[int, ...], low: float, high: float, like: Tensor, rng: torch.Generator
+) -> Tensor:
     """Return float32 numbers from [low, high)."""
     return low + (high - low) * torch.rand(shape, generator=rng, device=like.device)
 
@@ -106,8 +108,12 @@ class Degrader:
         spectrum = torch.where(used, spectrum * bank[pick], spectrum)
         telephone = chance(rows, config.telephone, spectrum, rng)
         response = self._equaliser(rows, rng, spectrum)
-        response = response * self._edge(rows, config.high_pass, config.high_pass_hz, -1, telephone, rng)
-        response = response * self._edge(rows, config.low_pass, config.low_pass_hz, 1, telephone, rng)
+        response = response * self._edge(
+            rows, config.high_pass, config.high_pass_hz, -1, telephone, rng
+        )
+        response = response * self._edge(
+            rows, config.low_pass, config.low_pass_hz, 1, telephone, rng
+        )
         return spectrum * response
 
     def _equaliser(self, rows: int, rng: torch.Generator, like: Tensor) -> Tensor:
@@ -129,8 +135,10 @@ class Degrader:
         low, high = (math.log(f) for f in range_hz)
         corner = torch.exp(uniform((rows, 1), low, high, self.frequencies, rng))
         order = torch.randint(1, 5, (rows, 1), generator=rng, device=corner.device).float()
-        phone_corner = uniform((rows, 1), 250, 400, corner, rng) if sign < 0 else uniform(
-            (rows, 1), 3000, 3600, corner, rng
+        phone_corner = (
+            uniform((rows, 1), 250, 400, corner, rng)
+            if sign < 0
+            else uniform((rows, 1), 3000, 3600, corner, rng)
         )
         corner = torch.where(telephone[:, None], phone_corner, corner)
         order = torch.where(telephone[:, None], torch.full_like(order, 6.0), order)

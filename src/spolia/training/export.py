@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import spolia
+from spolia.corpus import read_manifest, trainable
 from spolia.encoders import Encoder, ModelCard, check_waveform
 from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
-from spolia.training.corpus import read_manifest, trainable
 from spolia.training.fingerprint import load_checkpoint
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
@@ -93,7 +93,9 @@ def _to_onnx(model: Any) -> Any:
         opset_version=18,
         input_names=["waveform"],
         output_names=["vectors"],
-        dynamic_shapes=({0: torch.export.Dim("n_batch"), 1: torch.export.Dim("n_samples", min=9000)},),
+        dynamic_shapes=(
+            {0: torch.export.Dim("n_batch"), 1: torch.export.Dim("n_samples", min=9000)},
+        ),
         verbose=False,
     )
     if program is None:
@@ -123,7 +125,9 @@ def _store_half(proto: Any) -> None:
             continue
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
+        )
     for cast in reversed(casts):
         proto.graph.node.insert(0, cast)
 

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spolia.corpus import CorpusFile, is_device, read_manifest, trainable
 from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, Geometry, plan
 from spolia.training.coding import code_file
-from spolia.training.corpus import CorpusFile, load_pool, read_manifest, trainable
 from spolia.training.losses import nt_xent
+from spolia.training.pool import load_pool
 from spolia.training.recipe import Recipe
-from spolia.training.responses import is_device, load_responses, response_bank, simulate_rooms
+from spolia.training.responses import load_responses, response_bank, simulate_rooms
 from spolia.training.validation import retrieval
 
 logger = logging.getLogger(__name__)
@@ -138,13 +139,17 @@ class Run:
             batch = self.batches.draw(self.step, seed=self.recipe.seed)
         made = time.perf_counter()
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate)
+            group["lr"] = learning_rate(
+                self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate
+            )
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=optimiser.mixed_precision):
             vectors = self.model.embed(torch.cat([batch.anchors, batch.positives]))
         anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
         groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
-        loss = nt_xent(anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature)
+        loss = nt_xent(
+            anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature
+        )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -219,11 +224,15 @@ def make_batches(
         return trainable(files) if split == "train" else [f for f in files if f.split == "val"]
 
     responses = chosen("ir")
-    rooms = load_responses(options.corpus, [f for f in responses if not is_device(f)], sample_rate=rate)
+    rooms = load_responses(
+        options.corpus, [f for f in responses if not is_device(f)], sample_rate=rate
+    )
     rooms += simulate_rooms(
         recipe.data.simulated_rooms, sample_rate=rate, seed=recipe.seed + (split != "train")
     )
-    devices = load_responses(options.corpus, [f for f in responses if is_device(f)], sample_rate=rate)
+    devices = load_responses(
+        options.corpus, [f for f in responses if is_device(f)], sample_rate=rate
+    )
     tracks = chosen("track")
 
     def pool(kind: str, **changes: Any) -> Any:
@@ -235,7 +244,9 @@ def make_batches(
         recipe,
         model.log_bands,
         geometry,
-        response_bank(rooms, devices, n_fft=n_fft, longest=longest, device=torch.device(options.device)),
+        response_bank(
+            rooms, devices, n_fft=n_fft, longest=longest, device=torch.device(options.device)
+        ),
         pool("track"),
         pool("noise"),
         n_fft=n_fft,

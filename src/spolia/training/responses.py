@@ -11,20 +11,13 @@ import numpy.typing as npt
 import torch
 
 from spolia.audio import Audio
+from spolia.corpus import CorpusFile
 from spolia.errors import MissingDependency
-from spolia.training.corpus import CorpusFile
 from spolia.training.degrade import Responses
 
 logger = logging.getLogger(__name__)
 
-DEVICE_CATEGORIES = ("phone", "telephone", "cabinet", "vinyl")  # microphones and speakers
-
 Response = npt.NDArray[np.float32]
-
-
-def is_device(file: CorpusFile) -> bool:
-    """Tell whether a response is of a device (microphone, speaker) and not of a room."""
-    return any(word in file.category.lower() for word in DEVICE_CATEGORIES)
 
 
 def trim(response: Response, length: int) -> Response:
@@ -64,13 +57,20 @@ def simulate_rooms(n: int, *, sample_rate: int, seed: int) -> list[Response]:
     return responses
 
 
-def load_responses(corpus: Path, files: Sequence[CorpusFile], *, sample_rate: int) -> list[Response]:
+def load_responses(
+    corpus: Path, files: Sequence[CorpusFile], *, sample_rate: int
+) -> list[Response]:
     """Return the samples of measured responses."""
     return [Audio.load(corpus / f.file, sample_rate=sample_rate).samples for f in files]
 
 
 def response_bank(
-    rooms: Sequence[Response], devices: Sequence[Response], *, n_fft: int, longest: int, device: torch.device
+    rooms: Sequence[Response],
+    devices: Sequence[Response],
+    *,
+    n_fft: int,
+    longest: int,
+    device: torch.device,
 ) -> Responses:
     """Return the spectra of trimmed responses; an identity stands in for an empty list."""
 

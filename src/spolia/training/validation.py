@@ -25,7 +25,11 @@ def retrieval(model: Any, batches: BatchMaker, *, n_batches: int, seed: int) -> 
         positives.append(model.embed(batch.positives))
     gallery, queries = torch.cat(anchors), torch.cat(positives)  # (n, n_segments, dim)
     single = _top1(queries[:, :1], gallery[:, :1])
-    return {"val_top1_1s": single, "val_top1_run": _top1(queries, gallery), "val_n": float(len(gallery))}
+    return {
+        "val_top1_1s": single,
+        "val_top1_run": _top1(queries, gallery),
+        "val_n": float(len(gallery)),
+    }
 
 
 def _top1(queries: Tensor, gallery: Tensor) -> float:

@@ -46,7 +46,9 @@ class MaskConfig:
     holes_db: tuple[float, float] = (12.0, 40.0)  # floor below each frame's loudest band
 
 
-def draw_factors(rows: int, config: WarpConfig, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_factors(
+    rows: int, config: WarpConfig, like: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return (semitones, tempo factor) per row, float32 [shape=(n_rows,)] each."""
     kind = torch.rand(rows, generator=rng, device=like.device)
     is_pitch = kind < config.pitch

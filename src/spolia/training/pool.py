@@ -1,17 +1,12 @@
-"""A corpus folder: manifests, the train/val split, and decoded audio in one cache file per kind.
-
-The corpus is a folder with ``tracks.csv``, ``noise.csv``, ``ir.csv``, … and ``split.csv`` (kind,
-file, split). Files of one ``group`` share material; they are never negatives of each other.
-"""
+"""Decoded audio of many corpus files in one cache file."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.audio import Audio
-from spolia.errors import AudioError, TrainingError
+from spolia.corpus import CorpusFile
+from spolia.errors import AudioError
 
 logger = logging.getLogger(__name__)
-
-MANIFESTS = {"track": "tracks", "noise": "noise", "ir": "ir", "samples": "samples"}
-
-
-@dataclass(frozen=True)
-class CorpusFile:
-    """One line of a manifest."""
-
-    file: str  # path relative to the corpus
-    split: str  # "train" or "val"
-    group: str  # files with the same group share material
-    licence_class: str  # "train": may be trained on
-    attribution: str
-    category: str
 
 
 @dataclass(frozen=True)
@@ -55,37 +37,6 @@ class AudioPool:
     def duration(self) -> float:
         """Return the duration of all files together in seconds."""
         return float(self.offsets[-1]) / self.sample_rate
-
-
-def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
-    """Return the files of one kind ("track", "noise", "ir", "samples"), in manifest order.
-
-    Raises TrainingError where the corpus or a manifest is missing.
-    """
-    manifest, splits = corpus / f"{MANIFESTS[kind]}.csv", corpus / "split.csv"
-    for path in (manifest, splits):
-        if not path.is_file():
-            raise TrainingError(f"{path} does not exist; give a corpus folder with --corpus")
-    with splits.open(newline="") as lines:
-        split_of = {row["file"]: row["split"] for row in csv.DictReader(lines)}
-    with manifest.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return [
-        CorpusFile(
-            row["file"],
-            split_of.get(row["file"], "train"),
-            row.get("group") or row["file"],
-            row.get("licence_class", ""),
-            row.get("attribution", ""),
-            row.get("category") or "",
-        )
-        for row in rows
-    ]
-
-
-def trainable(files: Iterable[CorpusFile]) -> list[CorpusFile]:
-    """Return the files of the train split whose licence allows training."""
-    return [f for f in files if f.split == "train" and f.licence_class == "train"]
 
 
 def load_pool(

@@ -1,0 +1,59 @@
+"""The command line: parse, call, show. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from spolia import __version__
+from spolia.cli import evaluation_commands, library_commands, model_commands, query_commands
+from spolia.errors import SpoliaError
+
+app = typer.Typer(
+    name="spolia",
+    help="Says where a piece of audio comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+library_commands.register(app)
+query_commands.register(app)
+app.add_typer(model_commands.app, name="models")
+app.add_typer(evaluation_commands.train_app, name="train")
+app.add_typer(evaluation_commands.evaluate_app, name="evaluate")
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"spolia {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Say where a piece of audio comes from."""
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 some input failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except SpoliaError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"spolia: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("spolia: interrupted; run the same command again to continue", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

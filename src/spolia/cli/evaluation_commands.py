@@ -1,0 +1,176 @@
+"""train and evaluate: the wings, imported only here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spolia.cli.options import N_CORES, JsonOption, ModelOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from spolia.evaluation.identify import Plan
+
+train_app = typer.Typer(help="Train networks (needs spolia[train]).", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
+
+CorpusOption = Annotated[
+    Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
+]
+
+
+def _cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("spolia", appauthor=False)
+
+
+@train_app.command("fingerprint")
+def train_fingerprint(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)],
+    corpus: CorpusOption,
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
+    ] = None,
+    stop_after: Annotated[
+        float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Train a fingerprint encoder; run it again to continue where it stopped."""
+    from spolia.cli.output import Bar
+    from spolia.errors import MissingDependency
+
+    try:
+        from spolia.training import fingerprint, recipe as recipes
+    except ImportError as error:
+        raise MissingDependency(error.name or "torch", "train") from error
+    loaded = recipes.load_recipe(recipe)
+    options = fingerprint.RunOptions(
+        corpus,
+        run / loaded.name,
+        cache or _cache(),
+        device,
+        threads,
+        stop_after=float("inf") if stop_after is None else 60 * stop_after,
+    )
+    with Bar("training") as bar:
+
+        def report(entry: dict[str, float]) -> None:
+            note = f"loss {entry['loss']:.3f}, {entry['segments_per_second']:.0f} segments/s"
+            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+
+        checkpoint = fingerprint.train(loaded, options, report)
+    typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        _export(checkpoint, export, corpus)
+
+
+@train_app.command("export")
+def train_export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a run.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Model file to write.", show_default=False)],
+    corpus: CorpusOption,
+) -> None:
+    """Write a checkpoint's averaged weights as a self-describing model file."""
+    _export(checkpoint, target, corpus)
+
+
+def _export(checkpoint: Path, target: Path, corpus: Path) -> None:
+    from spolia.training.export import export_checkpoint
+
+    card = export_checkpoint(checkpoint, target, corpus=corpus)
+    typer.echo(f"{target}: {card.id}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+@evaluate_app.command("identify")
+def evaluate_identify(
+    corpus: CorpusOption,
+    model: ModelOption = None,
+    method: Annotated[str, typer.Option(help="segments or landmarks.")] = "segments",
+    lengths: Annotated[str, typer.Option(help="Seconds, separated by commas.")] = "1,2,3,5,10",
+    conditions: Annotated[
+        str | None, typer.Option(help="Conditions, separated by commas; default: all eight.")
+    ] = None,
+    known: Annotated[int, typer.Option(min=1, help="Known queries per condition.")] = 48,
+    absent: Annotated[int, typer.Option(min=1, help="Absent queries per condition.")] = 48,
+    seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
+    fold: Annotated[int, typer.Option(min=0, max=1, help="Which half of val is left out.")] = 0,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Fit the calibration on this run and write it here.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the JSON and the plot.", show_default=False)
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(help="Folder of the evaluation's library.", show_default=False)
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure identification under the eight conditions; prints a table, writes JSON and a plot."""
+    from spolia.evaluation.conditions import CONDITIONS
+    from spolia.evaluation.identify import Plan
+
+    plan = Plan(
+        known,
+        absent,
+        tuple(float(s) for s in lengths.split(",")),
+        tuple(conditions.split(",")) if conditions else tuple(CONDITIONS),
+        seed,
+        fold,
+    )
+    folder = library or _cache() / f"evaluate-{method}-{fold}"
+    facts = _measure(corpus, folder, plan, model, method, threads, calibrate, out)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        from spolia.evaluation.report import markdown
+
+        typer.echo(markdown(facts))
+
+
+def _measure(
+    corpus: Path,
+    folder: Path,
+    plan: Plan,
+    model: str | None,
+    method: str,
+    threads: int,
+    calibrate: Path | None,
+    out: Path | None,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from spolia.cli.output import AddBar, Bar
+    from spolia.evaluation import identify, report
+    from spolia.library import Library
+
+    with Library(folder, methods=[method], model=model, threads=threads) as opened:
+        evaluation = identify.Evaluation(corpus, opened, plan)
+        with AddBar() as adding:
+            evaluation.fill(adding.update)
+        with Bar("queries") as bar:
+            outcomes = identify.run(evaluation, method=method, progress=bar.show)
+        facts: dict[str, Any] = {
+            "plan": asdict(plan),
+            "library": repr(opened).split(": ", 1)[1].rstrip(">"),
+            "method": method,
+            "table": identify.summarise(outcomes, plan),
+        }
+        n_entries = len(opened.index(method))
+    if calibrate is not None:
+        report.write_calibration(calibrate, outcomes, n_entries)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        identify.write_outcomes(out / f"identify-{method}-{plan.fold}.json", outcomes, **facts)
+        report.plot(out / f"identify-{method}-{plan.fold}.png", facts)
+    return facts

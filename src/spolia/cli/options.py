@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        envvar="SPOLIA_LIBRARY",
+        help="Folder of the library; default: one in your user data folder.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
+ThreadsOption = Annotated[
+    int,
+    typer.Option("--threads", min=1, help="Threads; default: one per core.", show_default=False),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Segment model, a name or a file.", show_default=False)
+]
+
+N_CORES = os.cpu_count() or 1
+
+
+def library_folder(chosen: Path | None) -> Path:
+    """Return the library's folder: the one chosen, else one in the user's data folder."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_data_path
+
+    return user_data_path("spolia", appauthor=False) / "library"

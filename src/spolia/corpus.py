@@ -1,0 +1,65 @@
+"""A corpus folder: manifests and the train/val split.
+
+The corpus is a folder with ``tracks.csv``, ``noise.csv``, ``ir.csv``, … and ``split.csv`` (kind,
+file, split). Files of one ``group`` share material; they are never negatives of each other.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from spolia.errors import TrainingError
+
+MANIFESTS = {"track": "tracks", "noise": "noise", "ir": "ir", "samples": "samples"}
+DEVICE_CATEGORIES = ("phone", "telephone", "cabinet", "vinyl")  # microphones and speakers
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One line of a manifest."""
+
+    file: str  # path relative to the corpus
+    split: str  # "train" or "val"
+    group: str  # files with the same group share material
+    licence_class: str  # "train": may be trained on
+    attribution: str
+    category: str
+
+
+def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
+    """Return the files of one kind ("track", "noise", "ir", "samples"), in manifest order.
+
+    Raises TrainingError where the corpus or a manifest is missing.
+    """
+    manifest, splits = corpus / f"{MANIFESTS[kind]}.csv", corpus / "split.csv"
+    for path in (manifest, splits):
+        if not path.is_file():
+            raise TrainingError(f"{path} does not exist; give a corpus folder with --corpus")
+    with splits.open(newline="") as lines:
+        split_of = {row["file"]: row["split"] for row in csv.DictReader(lines)}
+    with manifest.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [
+        CorpusFile(
+            row["file"],
+            split_of.get(row["file"], "train"),
+            row.get("group") or row["file"],
+            row.get("licence_class", ""),
+            row.get("attribution", ""),
+            row.get("category") or "",
+        )
+        for row in rows
+    ]
+
+
+def trainable(files: Iterable[CorpusFile]) -> list[CorpusFile]:
+    """Return the files of the train split whose licence allows training."""
+    return [f for f in files if f.split == "train" and f.licence_class == "train"]
+
+
+def is_device(file: CorpusFile) -> bool:
+    """Tell whether a response is of a device (microphone, speaker) and not of a room."""
+    return any(word in file.category.lower() for word in DEVICE_CATEGORIES)

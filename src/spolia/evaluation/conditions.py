@@ -1,0 +1,153 @@
+"""The conditions under which queries are measured (DESIGN, section 8), seeded and separate.
+
+A condition turns a stretch of a clean recording into a query: it says how fast the query plays and
+what is done to its sound. Rooms, noises and devices are those of the corpus' ``val`` split, which
+no training uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spolia import degradation
+from spolia.audio import Audio
+
+CONTEXT = 1.0  # seconds before the query that still sound in a room
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Held-out sounds that queries are degraded with."""
+
+    noises: Sequence[Audio]
+    rooms: Sequence[Audio]  # impulse responses
+    devices: Sequence[Audio]  # impulse responses
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to degrade a query."""
+
+    name: str
+    variants: tuple[
+        float, ...
+    ]  # drawn from with equal chance: decibels, per cent, semitones, kbit/s
+    apply: Callable[[Audio, float, Materials, np.random.Generator], Audio]
+    tempo: Callable[[float], float] = lambda _: 1.0  # seconds of recording per second of query
+
+
+def _noise(materials: Materials, seconds: float, rng: np.random.Generator) -> Audio:
+    noise = materials.noises[int(rng.integers(len(materials.noises)))]
+    repeats = int(np.ceil((seconds + 0.1) / max(noise.duration, 0.1))) + 1
+    samples = np.tile(noise.samples, repeats)
+    start = int(rng.integers(len(noise)))
+    length = round(seconds * noise.sample_rate) + 1
+    return Audio(samples[start : start + length], noise.sample_rate)
+
+
+def _clean(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    return audio
+
+
+def _noisy(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    noise = _noise(materials, audio.duration, rng)
+    return degradation.add_noise(audio, rng, snr_db=variant, noise=noise)
+
+
+def _room(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    response = materials.rooms[int(rng.integers(len(materials.rooms)))]
+    wet = degradation.convolve(audio, response.samples)
+    return _noisy(wet, variant, materials, rng)
+
+
+def _phone(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    noise = _noise(materials, audio.duration, rng)
+    return degradation.phone(audio, rng, noise=noise, snr_db=variant)
+
+
+CODECS = {
+    8: ("libopus", 8000),
+    12: ("libopus", 12000),
+    16: ("libmp3lame", 16000),
+    24: ("libmp3lame", 24000),
+    32: ("aac", 32000),
+}
+
+
+def _codec(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    name, bit_rate = CODECS[int(variant)]
+    return degradation.codec(audio, codec=name, bit_rate=bit_rate)
+
+
+def _speed(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    return degradation.change_speed(audio, 1 + variant / 100)
+
+
+def _pitch(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    return degradation.shift_pitch(audio, variant)
+
+
+def _tempo(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    return degradation.stretch(audio, 1 + variant / 100)
+
+
+def _percent(variant: float) -> float:
+    return 1 + variant / 100
+
+
+CONDITIONS: dict[str, Condition] = {
+    c.name: c
+    for c in (
+        Condition("clean", (0.0,), _clean),
+        Condition("noise", (0.0, 5.0, 10.0), _noisy),
+        Condition("room", (5.0, 7.5, 10.0), _room),
+        Condition("phone", (8.0, 13.0, 18.0), _phone),
+        Condition("codec", (8.0, 12.0, 16.0, 24.0, 32.0), _codec),
+        Condition("speed", (-4.0, -2.0, 2.0, 4.0), _speed, _percent),
+        Condition("pitch", (-2.0, -1.0, 1.0, 2.0), _pitch),
+        Condition("tempo", (-10.0, -5.0, 5.0, 10.0), _tempo, _percent),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Query:
+    """A degraded excerpt with its truth."""
+
+    audio: Audio
+    condition: str
+    variant: float
+    file: str  # the recording's path relative to the corpus
+    start: float  # seconds into the recording
+    speed: float  # seconds of recording per second of query
+
+    def prefix(self, seconds: float) -> Audio:
+        """Return the query's first seconds."""
+        return self.audio.slice(0.0, seconds)
+
+
+def make_query(
+    recording: Audio,
+    file: str,
+    condition: Condition,
+    materials: Materials,
+    rng: np.random.Generator,
+    *,
+    seconds: float,
+) -> Query:
+    """Draw a place and a variant, and degrade a query of ``seconds`` (less if the track ends).
+
+    The sound before the place is degraded with it and cut off, so rooms ring on from the past.
+    """
+    variant = float(rng.choice(condition.variants))
+    speed = condition.tempo(variant)
+    latest = max(0.0, recording.duration - seconds * speed - 0.5)
+    start = float(rng.uniform(0.0, latest))
+    context = min(CONTEXT, start / speed)
+    excerpt = recording.slice(start - context * speed, start + (seconds + 0.2) * speed)
+    degraded = condition.apply(excerpt, variant, materials, rng)
+    query = degraded.slice(context, context + seconds)
+    return Query(query, condition.name, variant, file, start, speed)

@@ -1,0 +1,278 @@
+"""The protocol of ``spolia evaluate identify``.
+
+The library holds all tracks of the corpus but one half of the ``val`` groups. Known queries are
+cut from the other half, absent queries from the left-out half; neither was trained on. With
+``fold`` 1 the halves change roles: calibration is fitted on fold 1 and measured on fold 0, on
+other recordings. Queries of a place are prefixes of one degraded excerpt, so lengths are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spolia.audio import Audio
+from spolia.corpus import CorpusFile, is_device, read_manifest
+from spolia.evaluation.conditions import CONDITIONS, Materials, Query, make_query
+from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
+from spolia.identify import Candidate
+from spolia.library import Library
+
+EVALUATION_RATE = 16000  # Hz at which queries are made, as the corpus is stored
+SAME_SOUND = 0.8  # correlation from which two places of a recording sound the same
+EXACT, NEAR = 0.1, 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    n_places: int = 48  # known queries per condition; absent ones are as many
+    n_absent: int = 48  # absent queries per condition
+    lengths: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 10.0)  # seconds
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    seed: int = 0
+    fold: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One query of one length, answered."""
+
+    condition: str
+    variant: float
+    length: float  # seconds asked for
+    file: str  # of the recording it was cut from
+    known: bool  # whether that recording is in the library
+    found: str | None  # file of the first match, whatever its probability
+    right: bool  # the recording, or the same sound in a file of its group
+    offset_error: float | None  # seconds, recurrences of the same sound counted; None if wrong
+    speed: float
+    found_speed: float | None
+    probability: float  # of the first match, 0 without one
+    score: float
+    support: float  # seconds compared
+    decided: bool
+    seconds: float  # time that the answer took
+
+
+def val_half(files: Iterable[CorpusFile], half: int) -> list[CorpusFile]:
+    """Return the val files of one half of the groups; a group is never divided."""
+    return [
+        f
+        for f in files
+        if f.split == "val" and hashlib.sha256(f.group.encode()).digest()[0] % 2 == half
+    ]
+
+
+def load_materials(corpus: Path) -> Materials:
+    """Return the val noises and impulse responses at the evaluation's rate."""
+
+    def load(files: Iterable[CorpusFile]) -> list[Audio]:
+        return [Audio.load(corpus / f.file, sample_rate=EVALUATION_RATE) for f in files]
+
+    noises = [f for f in read_manifest(corpus, "noise") if f.split == "val"]
+    responses = [f for f in read_manifest(corpus, "ir") if f.split == "val"]
+    return Materials(
+        load(noises),
+        load(f for f in responses if not is_device(f)),
+        load(f for f in responses if is_device(f)),
+    )
+
+
+class Evaluation:
+    """Holds the library and the truth of one fold."""
+
+    def __init__(self, corpus: Path, library: Library, plan: Plan) -> None:
+        self.corpus, self.library, self.plan = corpus, library, plan
+        self.tracks = {f.file: f for f in read_manifest(corpus, "track")}
+        self.materials = load_materials(corpus)
+        self.known = val_half(self.tracks.values(), plan.fold)
+        self.absent = val_half(self.tracks.values(), 1 - plan.fold)
+        self._load = lru_cache(maxsize=8)(
+            lambda file: Audio.load(corpus / file, sample_rate=EVALUATION_RATE)
+        )
+        self.file_of = {r.id: _relative(r.path, corpus) for r in library}
+
+    def fill(self, progress: Callable[[Any], None] | None = None) -> None:
+        """Bring the library to hold all tracks but the left-out ones."""
+        left_out = {f.file for f in self.absent}
+        extra = [i for i, file in self.file_of.items() if file in left_out]
+        self.library.remove(extra)
+        wanted = [self.corpus / f for f in self.tracks if f not in left_out]
+        self.library.add(wanted, progress=progress)
+        self.file_of = {r.id: _relative(r.path, self.corpus) for r in self.library}
+
+    def queries(self, known: bool) -> Iterable[Query]:
+        """Yield the longest queries of all conditions and places, the same for a seed."""
+        plan = self.plan
+        files = self.known if known else self.absent
+        n_places = plan.n_places if known else plan.n_absent
+        for number, name in enumerate(plan.conditions):
+            for place in range(n_places):
+                rng = np.random.default_rng([plan.seed, plan.fold, int(known), number, place])
+                file = files[(place + number * 7) % len(files)].file
+                yield make_query(
+                    self._load(file),
+                    file,
+                    CONDITIONS[name],
+                    self.materials,
+                    rng,
+                    seconds=max(plan.lengths),
+                )
+
+    def answer(self, query: Query, length: float, known: bool, method: str | None) -> Outcome:
+        """Identify a query's prefix and compare with the truth."""
+        audio = query.prefix(length)
+        started = time.perf_counter()
+        candidates = self.library.candidates(audio.resample(8000), method=method)
+        seconds = time.perf_counter() - started
+        threshold = self.library.threshold(method)
+        if not candidates:
+            return _unanswered(query, length, known, seconds)
+        best = candidates[0]
+        right, error = self._judge(query, best, length) if known else (False, None)
+        return Outcome(
+            query.condition,
+            query.variant,
+            length,
+            query.file,
+            known,
+            self.file_of[best.recording_id],
+            right,
+            error,
+            query.speed,
+            best.line.speed,
+            best.probability,
+            best.line.score,
+            best.line.support,
+            best.probability >= threshold,
+            seconds,
+        )
+
+    def _judge(self, query: Query, best: Candidate, length: float) -> tuple[bool, float | None]:
+        """Return (right, offset error in seconds at the middle of the stretch)."""
+        file, line = self.file_of[best.recording_id], best.line
+        middle = (line.query_start + line.query_end) / 2
+        error = line.speed * middle + line.offset - (query.start + query.speed * middle)
+        if file == query.file and abs(error) <= EXACT:
+            return True, error
+        same_group = self.tracks[file].group == self.tracks[query.file].group
+        if file != query.file and not same_group:
+            return False, None
+        similarity, lag = self._same_sound(query, file, error, length)
+        if similarity >= SAME_SOUND:
+            return True, -lag / EVALUATION_RATE
+        return file == query.file, error if file == query.file else None
+
+    def _same_sound(
+        self, query: Query, file: str, error: float, length: float
+    ) -> tuple[float, int]:
+        truth = round(query.start * EVALUATION_RATE)
+        place = max(0, truth + round(error * EVALUATION_RATE))
+        size, reach = round(length * query.speed * EVALUATION_RATE), round(NEAR * EVALUATION_RATE)
+        original, found = self._load(query.file).samples, self._load(file).samples
+        joined = np.concatenate([found, np.zeros(size + reach, np.float32), original])
+        shift = len(found) + size + reach
+        return correlation_offset(joined, place, shift + truth, size, reach)
+
+
+def _relative(path: str, corpus: Path) -> str:
+    return Path(path).relative_to(corpus.absolute()).as_posix()
+
+
+def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Outcome:
+    return Outcome(
+        query.condition,
+        query.variant,
+        length,
+        query.file,
+        known,
+        None,
+        False,
+        None,
+        query.speed,
+        None,
+        0.0,
+        0.0,
+        0.0,
+        False,
+        seconds,
+    )
+
+
+def run(
+    evaluation: Evaluation,
+    *,
+    method: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Answer all known and absent queries at all lengths."""
+    plan = evaluation.plan
+    total = len(plan.conditions) * (plan.n_places + plan.n_absent)
+    outcomes: list[Outcome] = []
+    done = 0
+    for known in (True, False):
+        for query in evaluation.queries(known):
+            outcomes += [evaluation.answer(query, s, known, method) for s in plan.lengths]
+            done += 1
+            if progress:
+                progress(done, total)
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
+    """Return the table: for each length, Top-1 per condition, places, false accepts, recall."""
+    return {f"{length:g}": _summary(outcomes, length, plan) for length in plan.lengths}
+
+
+def _summary(outcomes: Sequence[Outcome], length: float, plan: Plan) -> dict[str, Any]:
+    known = [o for o in outcomes if o.length == length and o.known]
+    absent = [o for o in outcomes if o.length == length and not o.known]
+    hits = [o for o in known if o.right]
+    table: dict[str, Any] = {"top1": {"all": _share(known, "right")}}
+    for name in plan.conditions:
+        table["top1"][name] = _share([o for o in known if o.condition == name], "right")
+    for label, tolerance in (("within_0.5s", NEAR), ("within_0.1s", EXACT)):
+        errors = [o.offset_error is not None and abs(o.offset_error) <= tolerance for o in hits]
+        table[label] = asdict(_rate(errors, hits))
+    table["false_accepts"] = _share(absent, "decided")
+    table["recall"] = asdict(_rate([o.right and o.decided for o in known], known))
+    table["wrong_accepts"] = asdict(_rate([o.decided and not o.right for o in known], known))
+    scores = np.array([o.probability for o in known]), np.array([o.probability for o in absent])
+    right = np.array([o.right for o in known], bool)
+    for label, share in (("recall_at_1pct", 0.01), ("recall_at_0.1pct", 0.001)):
+        table[label] = recall_at(scores[0], right, scores[1], share)[0]
+    table["median_seconds"] = float(np.median([o.seconds for o in known])) if known else None
+    return table
+
+
+def _share(outcomes: Sequence[Outcome], name: str) -> dict[str, Any]:
+    return asdict(_rate([bool(getattr(o, name)) for o in outcomes], outcomes))
+
+
+def _rate(values: Sequence[bool], outcomes: Sequence[Outcome]) -> Rate:
+    names = {file: i for i, file in enumerate(sorted({o.file for o in outcomes}))}
+    clusters = np.array([names[o.file] for o in outcomes], np.int64)
+    return rate(np.array(values, bool), clusters)
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome], **facts: Any) -> None:
+    """Write all outcomes and the facts of the run as JSON."""
+    content = {**facts, "outcomes": [asdict(o) for o in outcomes]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=None))
+    partial.replace(path)
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read what :func:`write_outcomes` wrote."""
+    return [Outcome(**values) for values in json.loads(path.read_text())["outcomes"]]

@@ -1,0 +1,93 @@
+"""Tables, plots and calibrations from outcomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spolia.calibration import fit
+from spolia.errors import MissingDependency
+from spolia.evaluation.identify import Outcome
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """Return the measured table as Markdown."""
+    table, plan = facts["table"], facts["plan"]
+    names = ["all", *plan["conditions"]]
+    head = ["Top-1, %", *(f"{length} s" for length in table)]
+    rows = [[n, *(_percent(t["top1"][n]) for t in table.values())] for n in names]
+    rows += [
+        [label, *(_percent(t[key]) for t in table.values())]
+        for label, key in (
+            ("hits within 0.5 s", "within_0.5s"),
+            ("hits within 0.1 s", "within_0.1s"),
+            ("false accepts (absent)", "false_accepts"),
+            ("recall at the default threshold", "recall"),
+            ("wrong recording accepted", "wrong_accepts"),
+        )
+    ]
+    rows += [
+        [label, *(f"{100 * t[key]:.1f}" for t in table.values())]
+        for label, key in (
+            ("recall at 1 % false accepts", "recall_at_1pct"),
+            ("recall at 0.1 % false accepts", "recall_at_0.1pct"),
+        )
+    ]
+    rows.append(["median time, ms", *(f"{1000 * t['median_seconds']:.0f}" for t in table.values())])
+    lines = [f"Library: {facts['library']}. Method: {facts['method']}. "]
+    lines[0] += (
+        f"Seed {plan['seed']}, fold {plan['fold']}; 95 % bootstrap intervals over recordings."
+    )
+    lines += ["", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _percent(value: dict[str, float]) -> str:
+    if not value["n"]:
+        return "–"
+    return f"{100 * value['value']:.1f} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+
+
+def plot(path: Path, facts: dict[str, Any]) -> None:
+    """Write a picture of Top-1 over query length, a line per condition."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise MissingDependency("matplotlib", "plot") from error
+    table = facts["table"]
+    lengths = [float(length) for length in table]
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name in ["all", *facts["plan"]["conditions"]]:
+        values = [100 * t["top1"][name]["value"] for t in table.values()]
+        axes.plot(lengths, values, marker="o", linewidth=3 if name == "all" else 1.2, label=name)
+    axes.set(xscale="log", xlabel="query length, s", ylabel="Top-1, %", ylim=(0, 101))
+    axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=2, fontsize=8)
+    axes.set_title(f"identify, {facts['method']}: {facts['library']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_calibration(path: Path, outcomes: Sequence[Outcome], n_entries: int) -> None:
+    """Fit the calibration on outcomes and write it as JSON."""
+    answered = [o for o in outcomes if o.found is not None]
+    calibration = fit(
+        np.array([o.score for o in answered]),
+        np.array([o.support for o in answered]),
+        np.full(len(answered), n_entries),
+        np.array([o.known and o.right for o in answered]),
+    )
+    path.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n")
