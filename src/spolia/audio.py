@@ -26,8 +26,44 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 Samples = npt.NDArray[np.float32]
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .flac .mp3 .mp2 .ogg .oga .opus .m4a .m4b .aac .mp4 .mov .mkv .mka .webm .avi .mpg "
-    ".wma .wmv .aif .aiff .aifc .au .caf .ac3 .eac3 .dts .ape .wv .tta .amr .3gp .spx .mpc .w64".split()
+    [
+        ".wav",
+        ".wave",
+        ".flac",
+        ".mp3",
+        ".mp2",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".m4a",
+        ".m4b",
+        ".aac",
+        ".mp4",
+        ".mov",
+        ".mkv",
+        ".mka",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".wma",
+        ".wmv",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".ac3",
+        ".eac3",
+        ".dts",
+        ".ape",
+        ".wv",
+        ".tta",
+        ".amr",
+        ".3gp",
+        ".spx",
+        ".mpc",
+        ".w64",
+    ]
 )
 SILENCE_PEAK = 1e-4  # −80 dBFS
 GAP = 0.1  # seconds: smaller jumps of timestamps are rounding or encoder delay
@@ -331,7 +367,7 @@ def write_wav(path: str | os.PathLike[str], audio: Audio) -> None:
         out.setsampwidth(2)
         out.setframerate(audio.sample_rate)
         out.writeframes((np.clip(audio.samples, -1, 1) * 32767).round().astype("<i2").tobytes())
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def encode(
@@ -367,4 +403,4 @@ def _supported_rate(codec: str, wanted: int) -> int:
     if not rates:
         return wanted
     above = [r for r in rates if r >= wanted]
-    return min(above) if above else max(rates)
+    return int(min(above) if above else max(rates))

@@ -91,7 +91,7 @@ class Encoder:
             return onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001 - onnxruntime has no common error class
+        except Exception as error:
             raise ModelError(f"{self.path} is not a readable ONNX model: {error}") from error
 
     @cached_property

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 
 from spolia.audio import Audio, Source, check_query, name_of
-from spolia.calibration import Calibration
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import make_fingerprinter
@@ -105,7 +104,9 @@ class Library:
         """Say how much the library holds and which models made it."""
         n, seconds = self.catalog.summary()
         held = ", ".join(f"{m} ({i})" if i else m for m, i in self.catalog.methods().items())
-        return f"<Library {str(self.folder)!r}: {n} recordings, {seconds / 3600:.1f} h, {held or 'empty'}>"
+        held = held or "empty"
+        hours = seconds / 3600
+        return f"<Library {str(self.folder)!r}: {n} recordings, {hours:.1f} h, {held}>"
 
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
@@ -199,7 +200,7 @@ class Library:
         return self.fingerprinter(self._chosen(method)).calibration.threshold
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
-        """Return all candidate lines of a query, most probable first, whatever their probability."""
+        """Return all candidate lines of a query, most probable first."""
         method = self._chosen(method)
         fingerprinter = self.fingerprinter(method)
         query = fingerprinter.fingerprint_query(audio)

@@ -14,7 +14,8 @@ def render(card: ModelCard) -> str:
         f"# {card.name} ({card.id})",
         "",
         f"- kind: {card.kind}, {card.n_parameters:,} parameters, vectors of {card.dim}",
-        f"- audio: {card.sample_rate} Hz mono; a vector sees {card.segment / card.sample_rate:.3f} s, "
+        f"- audio: {card.sample_rate} Hz mono; a vector sees "
+        f"{card.segment / card.sample_rate:.3f} s, "
         f"one every {card.hop / card.sample_rate:.3f} s",
         f"- front end: {json.dumps(front)}",
         f"- trained for {card.training.get('steps', 0)} steps with spolia "

@@ -49,7 +49,8 @@ def train_fingerprint(
     from spolia.errors import MissingDependency
 
     try:
-        from spolia.training import fingerprint, recipe as recipes
+        from spolia.training import fingerprint
+        from spolia.training import recipe as recipes
     except ImportError as error:
         raise MissingDependency(error.name or "torch", "train") from error
     loaded = recipes.load_recipe(recipe)

@@ -11,7 +11,7 @@ METHODS = ("segments", "landmarks")
 
 
 def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinter:
-    """Return the fingerprinter of a method; ``model`` is a name or path for methods with weights."""
+    """Return the fingerprinter of a method; ``model`` names the weights, or is their path."""
     if method == "segments":
         from spolia.encoders import DEFAULT_SEGMENT_MODEL
         from spolia.fingerprints.segments import SegmentFingerprinter

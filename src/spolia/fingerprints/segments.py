@@ -77,7 +77,7 @@ class SegmentFingerprinter:
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
         """Return the reference fingerprint of consecutive blocks in bounded memory."""
         vectors = [np.zeros((0, self.card.dim), np.float32)]
-        times = [np.zeros(0)]
+        times: list[npt.NDArray[np.float64]] = [np.zeros(0)]
         windows = _Windows(self.card)
         for window in windows.cut(self._checked(block) for block in blocks):
             encoded = self.encoder.encode(window.samples[None])[0]
@@ -85,7 +85,7 @@ class SegmentFingerprinter:
             keep = keep[(keep >= window.n_dropped) & (keep < window.n_dropped + window.n_kept)]
             vectors.append(encoded[keep])
             first = window.first - window.n_dropped
-            times.append((first + keep) * (self.card.hop / self.sample_rate))
+            times.append((first + keep).astype(np.float64) * self.hop_seconds)
         return Fingerprint(
             self.method,
             self.model_id,

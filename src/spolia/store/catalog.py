@@ -91,7 +91,8 @@ class Catalog:
         found = int(self._meta("format"))
         if found > FORMAT:
             raise CorruptLibrary(
-                f"{self.path} has library format {found}, this spolia reads {FORMAT}; upgrade spolia"
+                f"{self.path} has library format {found}, this spolia reads {FORMAT}; "
+                "upgrade spolia"
             )
 
     @contextmanager
@@ -146,7 +147,7 @@ class Catalog:
             return dict(self._connection.execute("SELECT method, model_id FROM methods").fetchall())
 
     def declare(self, methods: dict[str, str | None]) -> None:
-        """Say which methods and models the library holds; raises IncompatibleModel on a conflict."""
+        """Say which methods and models the library holds; raises IncompatibleModel."""
         with self._guard(), self._transaction():
             self._declare(methods)
 
@@ -163,7 +164,7 @@ class Catalog:
                 )
 
     def add(self, recording: Recording, fingerprints: Sequence[Fingerprint]) -> None:
-        """Store a recording with its fingerprints in one transaction, replacing an older version."""
+        """Store a recording with its fingerprints at once, replacing an older version."""
         rows = [_row(recording.id, fingerprint) for fingerprint in fingerprints]
         values = tuple(getattr(recording, f.name) for f in fields(Recording))
         with self._guard(), self._transaction():
@@ -281,7 +282,8 @@ class Catalog:
             ):
                 if zlib.crc32(times + content) != checksum:
                     problems.append(
-                        f"recording {recording_id}: its {method} fingerprint is damaged; add it again"
+                        f"recording {recording_id}: its {method} fingerprint is damaged; "
+                        "add its file again"
                     )
         return problems
 

@@ -1,4 +1,4 @@
-"""Files that are derived from the catalog: written whole or not at all, checked, rebuilt at need."""
+"""Files derived from the catalog: written whole or not at all, checked, rebuilt at need."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 CHUNK = 1 << 20
 
 
-def write_whole(target: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(target: Path, content: bytes | memoryview) -> None:
     """Write a file to a temporary name, sync it, and rename it to ``target``."""
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     try:
         with os.fdopen(handle, "wb") as out:
-            write(out)
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(partial, target)
+        Path(partial).replace(target)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
@@ -43,7 +42,7 @@ def write_stamp(stamp: Path, generation: int, files: list[Path], **facts: Any) -
         "files": {f.name: [f.stat().st_size, checksum(f)] for f in files},
         **facts,
     }
-    write_whole(stamp, lambda out: out.write(json.dumps(content).encode()) and None)
+    write_whole(stamp, json.dumps(content).encode())
 
 
 def read_stamp(stamp: Path, generation: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a search returns: pairs of places, one in the query and one in a recording, that look alike."""
+"""What a search returns: places of the query paired with places of recordings that look alike."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +55,9 @@ def open_postings(catalog: Catalog, method: str) -> PostingsIndex:
     facts = read_stamp(stamp, generation)
     if facts is None:
         ids, table = _gather(catalog, method)
-
-        def write(out: BinaryIO) -> None:
-            np.save(out, table, allow_pickle=False)
-
-        write_whole(file, write)
+        content = io.BytesIO()
+        np.save(content, table, allow_pickle=False)
+        write_whole(file, content.getbuffer())
         write_stamp(stamp, generation, [file], recording_ids=ids)
     else:
         ids = facts["recording_ids"]

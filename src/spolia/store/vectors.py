@@ -8,7 +8,6 @@ single-precision copy would take from disk, and leaves nothing that can be stale
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,11 @@ def open_vectors(
         for part in codes:
             index.add(_unit(part))
         return VectorIndex(index, ids, recordings, times, generation)
-    loaded = _load(file, stamp, generation, len(times))
+    loaded: Any = _load(file, stamp, generation, len(times))
     if loaded is None:
         loaded = _build_inverted(codes, len(times))
         content = faiss.serialize_index(loaded)
-        write_whole(file, lambda out: io.BufferedWriter.write(out, content.tobytes()) and None)  # type: ignore[arg-type]
+        write_whole(file, content.tobytes())
         write_stamp(stamp, generation, [file], n=len(times))
         loaded = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
     loaded.nprobe = N_PROBE

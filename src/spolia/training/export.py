@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ def _save(proto: Any, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     partial.write_bytes(proto.SerializeToString())
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def describe_data(corpus: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Run:
         self.checkpoint = options.folder / "checkpoint.pt"
         torch.manual_seed(recipe.seed)
         self.model = build_encoder(recipe.architecture, recipe.model).to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         self.average = build_encoder(recipe.architecture, recipe.model).to(self.device).eval()
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -129,7 +129,7 @@ class Run:
             torch.save(state, out)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
 
     def advance(self, report: Report) -> None:
         """Do one step, and validate where the step is due."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,5 +87,5 @@ def _decode_all(
         for samples in pool.map(decode, enumerate(files)):
             out.write(samples.tobytes())
             lengths.append(len(samples))
-    os.replace(partial, data)
+    partial.replace(data)
     np.save(index, np.cumsum(np.asarray(lengths, np.int64)))

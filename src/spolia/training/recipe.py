@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +91,7 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
         return tuple(value)
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(origin, type) and not isinstance(origin, types.GenericAlias):
-        if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
-            raise TrainingError(f"{place}: {value!r} is not of type {origin.__name__}")
+    fits = isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
+    if isinstance(origin, type) and not fits:
+        raise TrainingError(f"{place}: {value!r} is not of type {origin.__name__}")
     return value
