@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BandEnergies, tune
 
+from fakes import BandEnergies, tune
 from spolia.audio import Audio, Tags, encode, write_wav
 from spolia.errors import (
     AudioError,
@@ -80,7 +80,13 @@ def test_failures_are_reported_and_the_rest_is_added(library, crate, tmp_path):
     report = library.add([copy, copy / "missing.wav"])
     reasons = {Path(path).name: reason for path, reason in report.failed}
     assert report.added == 8
-    assert set(reasons) == {"a_broken.mp3", "b_empty.wav", "c_silent.wav", "d_short.wav", "missing.wav"}
+    assert set(reasons) == {
+        "a_broken.mp3",
+        "b_empty.wav",
+        "c_silent.wav",
+        "d_short.wav",
+        "missing.wav",
+    }
     assert "not audio" in reasons["a_broken.mp3"]
     assert "empty" in reasons["b_empty.wav"]
     assert "silent" in reasons["c_silent.wav"]
@@ -200,7 +206,9 @@ def test_a_damaged_database_is_named(library, crate):
 def test_a_damaged_fingerprint_is_found_by_verify(library, crate):
     library.add([crate])
     with sqlite3.connect(library.folder / "library.sqlite") as database:
-        database.execute("UPDATE fingerprints SET content = zeroblob(length(content)) WHERE rowid = 3")
+        database.execute(
+            "UPDATE fingerprints SET content = zeroblob(length(content)) WHERE rowid = 3"
+        )
     assert any("damaged" in problem for problem in library.verify())
 
 

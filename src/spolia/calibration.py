@@ -1,14 +1,16 @@
-"""From scores to probabilities, and the threshold below which the answer is "unknown".
+"""From lines to probabilities, and the threshold below which the answer is "unknown".
 
-The score of a wrong match depends on how long the query is and on how many vectors it was the best
-of. A logistic function of the score, the length and the size of the library is fitted on known and
-absent queries of recordings that no training has seen (``spolia evaluate identify --calibrate``);
-the threshold is the probability that at most one absent query in a thousand exceeded.
+How far a wrong match gets depends on how long the query is and on how many vectors it was the best
+of. As for local alignments of sequences (Karlin & Altschul 1990), the tail of the *evidence*, the
+sum of similarity above the unrelated level along the best stretch, falls off exponentially. A
+logistic function of the evidence, the mean score, the length and the size of the library is fitted
+on known and absent queries of recordings that no training has seen (``spolia evaluate identify
+--calibrate``); the threshold is the probability that one absent query in a thousand exceeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,13 +32,16 @@ class Calibration:
     n_known: int = 0  # queries it was fitted on
     n_absent: int = 0
 
-    def probability(self, score: float, support: float, n_vectors: int) -> float:
+    def probability(
+        self, *, evidence: float, score: float, support: float, n_vectors: int
+    ) -> float:
         """Return the probability that a match is right.
 
-        score: of the match; support: seconds compared; n_vectors: size of the library.
+        evidence, score, support: of its line; n_vectors: size of the library.
         """
-        logit = float(features([score], [support], [n_vectors])[0] @ np.asarray(self.weights))
-        return float(1.0 / (1.0 + np.exp(-np.clip(logit, -40.0, 40.0))))
+        x = features(np.array([[evidence, score, support]]), np.array([n_vectors]))[0]
+        logit = float(x @ np.asarray(self.weights))
+        return float(_logistic(np.array(logit)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model's metadata."""
@@ -53,29 +58,24 @@ class Calibration:
             ) from error
 
 
-# Without a fit: scores of 0.5 and more over 5 s are taken as right. Written into no model.
-UNFITTED = Calibration((-8.0, 16.0, 0.0, 0.0, 0.0), 0.5)
+# Without a fit: a guess that takes 2 s at a mean similarity of 0.7 for right. In no model file.
+UNFITTED = Calibration((-10.5, 12.0, 10.0, 0.0, 0.0), 0.5)
 
 
-def features(
-    score: Sequence[float] | Floats,
-    support: Sequence[float] | Floats,
-    n_vectors: Sequence[int] | npt.NDArray[np.int64],
-) -> Floats:
+def features(lines: Floats, n_vectors: npt.NDArray[np.int64]) -> Floats:
     """Return what the logistic function sees [shape=(n, 5)].
 
-    One, the score, the score times log support, log support, log10 of the library's size: a mean
-    over more seconds varies less, and the best of more vectors is higher.
+    One, the evidence, the score, log support, and log10 of the library's size over 10⁵. lines:
+    evidence, score and support of each line [shape=(n, 3)].
     """
-    s = np.asarray(score, np.float64)
-    length = np.log(np.maximum(np.asarray(support, np.float64), 0.1))
-    size = np.log10(np.maximum(np.asarray(n_vectors, np.float64), 1.0))
-    return np.stack([np.ones_like(s), s, s * length, length, size - 5.0], axis=1)
+    evidence, score, support = np.asarray(lines, np.float64).T
+    length = np.log(np.maximum(support, 0.1))
+    size = np.log10(np.maximum(np.asarray(n_vectors, np.float64), 1.0)) - 5.0
+    return np.stack([np.ones_like(score), evidence, score, length, size], axis=1)
 
 
 def fit(
-    score: Floats,
-    support: Floats,
+    lines: Floats,
     n_vectors: npt.NDArray[np.int64],
     right: npt.NDArray[np.bool_],
     *,
@@ -83,27 +83,26 @@ def fit(
     ridge: float = 1e-2,
     n_steps: int = 100,
 ) -> Calibration:
-    """Fit by Newton's method with a little ridge; classes weigh the same.
+    """Fit by Newton's method with a little ridge; right and wrong weigh the same.
 
-    score, support, n_vectors: of each query's best match [shape=(n,)]; right: whether it was the
-    recording. The weight of the library's size is not fitted where only one size was seen.
+    lines: evidence, score and support of each query's best line [shape=(n, 3)]; right: whether it
+    was the recording. The weight of the library's size is not fitted where only one was seen.
     """
     if right.all() or not right.any():
         raise ParameterError(
             "calibration needs right and wrong matches; evaluate absent queries too"
         )
-    x = features(score, support, n_vectors)
-    y = right.astype(np.float64)
+    x = features(lines, n_vectors)
     balance = np.where(right, 0.5 / right.mean(), 0.5 / (1 - right.mean()))
     free = np.array([True, True, True, True, bool(np.ptp(x[:, 4]) > 0)])
     weights = np.zeros(x.shape[1])
     for _ in range(n_steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -40, 40)))
-        gradient = x[:, free].T @ (balance * (p - y)) + ridge * weights[free]
+        p = _logistic(x @ weights)
+        gradient = x[:, free].T @ (balance * (p - right)) + ridge * weights[free]
         curvature = (x[:, free] * (balance * p * (1 - p))[:, None]).T @ x[:, free]
         curvature += ridge * np.eye(int(free.sum()))
         weights[free] -= np.linalg.solve(curvature, gradient)
-    probability = 1 / (1 + np.exp(-np.clip(x @ weights, -40, 40)))
+    probability = _logistic(x @ weights)
     return Calibration(
         tuple(float(round(w, 5)) for w in weights),
         threshold_for(probability[~right], false_accepts),
@@ -111,6 +110,10 @@ def fit(
         int(right.sum()),
         int((~right).sum()),
     )
+
+
+def _logistic(x: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40.0, 40.0))))
 
 
 def threshold_for(wrong: Floats, false_accepts: float) -> float:

@@ -115,11 +115,18 @@ def match_segments(
             if line is not None:
                 lines.setdefault(recording_id, []).append(line)
     candidates = [
-        Candidate(r, line, calibration.probability(line.score, line.support, n_vectors))
+        Candidate(r, line, probability_of(line, n_vectors, calibration))
         for r, found in lines.items()
         for line in merged(found)
     ]
     return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
+
+
+def probability_of(line: Line, n_vectors: int, calibration: Calibration) -> float:
+    """Return the calibrated probability of a line."""
+    return calibration.probability(
+        evidence=line.evidence, score=line.score, support=line.support, n_vectors=n_vectors
+    )
 
 
 def _step(query: Fingerprint, hop: float) -> float:
@@ -214,7 +221,7 @@ def match_landmarks(
         for proposal in propose(hits, resolution=0.05, n_lines=N_LINES):
             line = _landmark_line(hits, proposal, part)
             if line is not None:
-                probability = calibration.probability(line.score, line.support, n_hashes)
+                probability = probability_of(line, n_hashes, calibration)
                 candidates.append(Candidate(recording_ids[proposal.recording], line, probability))
     return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
 

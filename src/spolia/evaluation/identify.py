@@ -60,6 +60,7 @@ class Outcome:
     probability: float  # of the first match, 0 without one
     score: float
     support: float  # seconds compared
+    evidence: float  # see spolia.alignment.Line
     decided: bool
     seconds: float  # time that the answer took
 
@@ -154,6 +155,7 @@ class Evaluation:
             best.probability,
             best.line.score,
             best.line.support,
+            best.line.evidence,
             best.probability >= threshold,
             seconds,
         )
@@ -201,6 +203,7 @@ def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Out
         None,
         query.speed,
         None,
+        0.0,
         0.0,
         0.0,
         0.0,

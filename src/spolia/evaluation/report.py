@@ -85,8 +85,7 @@ def write_calibration(path: Path, outcomes: Sequence[Outcome], n_entries: int) -
     """Fit the calibration on outcomes and write it as JSON."""
     answered = [o for o in outcomes if o.found is not None]
     calibration = fit(
-        np.array([o.score for o in answered]),
-        np.array([o.support for o in answered]),
+        np.array([[o.evidence, o.score, o.support] for o in answered]),
         np.full(len(answered), n_entries),
         np.array([o.known and o.right for o in answered]),
     )

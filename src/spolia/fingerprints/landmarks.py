@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spolia.audio import Audio
+from spolia.calibration import Calibration
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.landmarks import (
@@ -31,6 +32,8 @@ from spolia.timing import frames_to_seconds, samples_to_seconds
 
 BLOCK_FRAMES = 3750  # one minute
 QUERY_PHASES = 4  # a frame every 4 ms
+# Rough: about ten agreeing hashes decide.
+CALIBRATION = Calibration((-11.0, 4.0, 20.0, 0.0, 0.0), 0.5)
 
 
 class LandmarkFingerprinter:
@@ -39,6 +42,9 @@ class LandmarkFingerprinter:
     method = "landmarks"
     model_id = None
     sample_rate = SAMPLE_RATE
+    hop_seconds = HOP / SAMPLE_RATE
+    segment_seconds = N_FFT / SAMPLE_RATE
+    calibration = CALIBRATION
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the hashes of a reference, uint32; silence gives none."""
