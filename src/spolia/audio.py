@@ -295,7 +295,7 @@ class _Decoder:
 
     def _resampled(self, start: float) -> Iterator[tuple[int, Samples]]:
         """Yield (sample number, samples) with silence in place of lost stretches."""
-        resampler = av.AudioResampler("fltp", "mono", self.sample_rate, frame_size=self.sample_rate)
+        resampler = self._resampler()
         clock: float | None = None  # seconds at which the next frame should begin
         number: int | None = None
         for frame in self._frames(start):
@@ -305,9 +305,7 @@ class _Decoder:
                 number = round(clock * self.sample_rate)
             elif at is not None and at - clock > GAP and self._plausible(at):
                 yield from self._numbered(resampler.resample(None), number)
-                resampler = av.AudioResampler(
-                    "fltp", "mono", self.sample_rate, frame_size=self.sample_rate
-                )
+                resampler = self._resampler()
                 yield 0, np.zeros(round((at - clock) * self.sample_rate), np.float32)
                 self.lost += at - clock
                 clock = at
@@ -316,11 +314,13 @@ class _Decoder:
             try:
                 yield from self._numbered(resampler.resample(frame), number)
             except (av.FFmpegError, ValueError):  # the format changed in mid-stream
-                resampler = av.AudioResampler(
-                    "fltp", "mono", self.sample_rate, frame_size=self.sample_rate
-                )
+                resampler = self._resampler()
                 yield from self._numbered(resampler.resample(frame), number)
         yield from self._numbered(resampler.resample(None), number)
+
+    def _resampler(self) -> Any:
+        # Channels are averaged afterwards: FFmpeg's own mix to mono amplifies floats by 3 dB.
+        return av.AudioResampler("fltp", None, self.sample_rate, frame_size=self.sample_rate)
 
     def _plausible(self, at: float) -> bool:
         return self.length is not None and at <= self.length + 1.0
@@ -331,7 +331,7 @@ class _Decoder:
 
     def _numbered(self, frames: Any, number: int | None) -> Iterator[tuple[int, Samples]]:
         for frame in frames:
-            samples = np.asarray(frame.to_ndarray()[0], np.float32)
+            samples = np.asarray(frame.to_ndarray().mean(axis=0), np.float32)
             yield number or 0, np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
     def _frames(self, start: float) -> Iterator[Any]:

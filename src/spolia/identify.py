@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spolia.alignment import Line, Proposal, compare, propose, refine
+from spolia.alignment import Floats, Line, Proposal, compare, propose, refine
 from spolia.calibration import Calibration
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
@@ -234,12 +234,13 @@ def _landmark_line(hits: Hits, proposal: Proposal, part: Fingerprint) -> Line | 
     if near.sum() < 2:
         return None
     query, reference = query[near], reference[near]
-    offset = float(np.median(reference - proposal.speed * query))
     n_distinct = len(np.unique(np.round(query, 3)))
     span = float(query.max() - query.min())
+    speed = _fitted_speed(query, reference) if span > 2.0 else proposal.speed
+    offset = float(np.median(reference - speed * query))
     score = float(np.log2(1 + n_distinct) / 10)
     return Line(
-        proposal.speed,
+        speed,
         offset,
         float(query.min()),
         min(float(query.max()) + 0.5, part.duration),
@@ -247,6 +248,17 @@ def _landmark_line(hits: Hits, proposal: Proposal, part: Fingerprint) -> Line | 
         max(span, 0.1),
         n_distinct / 10,
     )
+
+
+def _fitted_speed(query: Floats, reference: Floats) -> float:
+    """Return the slope of the least-squares line, after leaving out what lies far from it."""
+    for width in (0.05, 0.02):
+        slope, offset = np.polyfit(query, reference, 1)
+        near = np.abs(reference - slope * query - offset) <= width
+        if near.sum() < 3:
+            break
+        query, reference = query[near], reference[near]
+    return float(np.polyfit(query, reference, 1)[0])
 
 
 def rivals_removed(candidates: list[Candidate]) -> list[Candidate]:
