@@ -1,0 +1,195 @@
+"""The command line: exit codes, JSON, one sentence per failure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fakes import tune
+from spolia.audio import write_wav
+from spolia.cli import app
+from spolia.encoders import shipped_models
+
+needs_model = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
+
+
+@pytest.fixture(scope="module")
+def crate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crate")
+    for i in range(5):
+        write_wav(folder / f"tune{i}.wav", tune(i, seconds=15))
+    return folder
+
+
+def spolia(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "spolia", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module", params=["landmarks", pytest.param("segments", marks=needs_model)])
+def library(request, crate, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("library") / request.param
+    added = spolia("add", crate, "--library", folder, "--methods", request.param, "--json")
+    assert added.returncode == 0, added.stderr
+    assert json.loads(added.stdout)["added"] == 5
+    return folder
+
+
+def test_identify_in_json_as_the_contract_says(library, tmp_path):
+    clip = tmp_path / "clip.wav"
+    write_wav(clip, tune(3, seconds=15).slice(4.0, 12.0))
+    run = spolia("identify", clip, "--library", library, "--json", "--threshold", "0.3")
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout)
+    assert set(answer) == {"query", "duration", "seconds", "decided", "matches"}
+    match = answer["matches"][0]
+    assert set(match) == {
+        "recording",
+        "probability",
+        "score",
+        "query_start",
+        "query_end",
+        "reference_start",
+        "reference_end",
+        "speed",
+        "method",
+    }
+    assert {"id", "path", "title", "artist", "duration"} <= set(match["recording"])
+    assert match["recording"]["path"].endswith("tune3.wav")
+    assert match["reference_start"] - match["query_start"] == pytest.approx(4.0, abs=0.2)
+    assert match["method"] == library.name
+
+
+def test_unknown_is_an_answer_and_not_a_failure(library, tmp_path):
+    clip = tmp_path / "other.wav"
+    write_wav(clip, tune(77, seconds=6))
+    run = spolia("identify", clip, "--library", library)
+    assert run.returncode == 0
+    assert "unknown" in run.stdout
+
+
+def test_one_bad_file_does_not_stop_the_others(library, crate, tmp_path):
+    run = spolia(
+        "identify", tmp_path / "none.wav", crate / "tune1.wav", "--library", library, "--json"
+    )
+    assert run.returncode == 1
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert "error" in lines[0]
+    assert lines[1]["matches"] is not None
+    assert "does not exist" in run.stderr
+
+
+def test_list_show_verify_remove(crate, tmp_path):
+    folder = tmp_path / "lib"
+    spolia("add", crate, "--library", folder, "--methods", "landmarks")
+    rows = [
+        json.loads(x) for x in spolia("list", "--library", folder, "--json").stdout.splitlines()
+    ]
+    assert len(rows) == 5
+    shown = json.loads(spolia("show", rows[0]["id"][:10], "--library", folder, "--json").stdout)
+    assert shown["landmarks"]["entries"] > 100
+    assert spolia("verify", "--library", folder).stdout.strip() == "5 recordings, 0 problems"
+    removed = spolia("remove", rows[0]["id"], "--library", folder)
+    assert removed.returncode == 0
+    assert "4 recordings" in spolia("list", "--library", folder).stdout
+    again = spolia("remove", rows[0]["id"], "--library", folder)
+    assert again.returncode == 1
+    assert again.stderr.startswith("spolia: ")
+    assert "Traceback" not in again.stderr
+
+
+def test_add_reports_failures_at_the_end(crate, tmp_path):
+    (tmp_path / "broken.mp3").write_bytes(b"nothing" * 99)
+    run = spolia(
+        "add",
+        crate,
+        tmp_path / "broken.mp3",
+        "--library",
+        tmp_path / "lib",
+        "--methods",
+        "landmarks",
+    )
+    assert run.returncode == 1
+    assert "5 added" in run.stdout
+    assert "broken.mp3: is not audio" in run.stderr
+
+
+def test_wrong_usage_exits_with_two(tmp_path):
+    assert spolia("identify").returncode == 2
+    assert spolia("nonsense").returncode == 2
+    assert spolia("identify", "x.wav", "--threshold", "7").returncode == 2
+
+
+def test_no_library_says_what_to_do(tmp_path):
+    run = spolia("list", "--library", tmp_path / "none")
+    assert run.returncode == 1
+    assert "spolia add" in run.stderr
+
+
+def test_an_unknown_method_is_named(crate, tmp_path):
+    run = spolia("add", crate, "--library", tmp_path / "lib", "--methods", "magic")
+    assert run.returncode == 1
+    assert "choose from: segments, landmarks" in run.stderr
+
+
+@needs_model
+def test_models_commands():
+    assert "segment" in spolia("models", "list").stdout
+    shown = spolia("models", "show", "segment").stdout
+    assert "attributions" in shown
+    assert "agrees within" in spolia("models", "verify", "segment").stdout
+    missing = spolia("models", "show", "nowhere.onnx")
+    assert missing.returncode == 1
+    assert "nowhere.onnx is not a model file" in missing.stderr
+
+
+def test_every_command_has_help():
+    runner = CliRunner()
+    for command in (
+        ["add"],
+        ["list"],
+        ["show"],
+        ["remove"],
+        ["verify"],
+        ["identify"],
+        ["models"],
+        ["models", "show"],
+        ["train", "fingerprint"],
+        ["evaluate", "identify"],
+    ):
+        result = runner.invoke(app, [*command, "--help"])
+        assert result.exit_code == 0, command
+        assert "Usage" in result.output
+
+
+IMPORT = """
+import sys, time
+start = time.perf_counter()
+import spolia
+elapsed = time.perf_counter() - start
+names = ("torch", "fastapi", "uvicorn", "typer", "onnxruntime", "faiss")
+heavy = [m for m in names if m in sys.modules]
+print(elapsed, heavy)
+"""
+
+
+def test_import_is_cheap_and_loads_nothing_heavy():
+    runs = [subprocess.check_output([sys.executable, "-c", IMPORT], text=True) for _ in range(3)]
+    assert all(run.split(maxsplit=1)[1].strip() == "[]" for run in runs)
+    assert min(float(run.split()[0]) for run in runs) < 0.3
+
+
+def test_help_takes_at_most_half_a_second():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert spolia("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert np.min(times) < 0.5

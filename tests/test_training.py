@@ -1,0 +1,269 @@
+"""Training: losses by hand, degradation's laws, resuming, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+
+from corpora import make_corpus
+from spolia.errors import TrainingError
+from spolia.networks.front_end import FrontEndConfig, LogBands
+from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
+from spolia.training.fingerprint import Run, RunOptions, learning_rate, load_checkpoint, train
+from spolia.training.losses import nt_xent
+from spolia.training.recipe import Recipe, build, load_recipe
+from spolia.training.warp import MaskConfig, WarpConfig, draw_factors, mask, warp
+
+SMALL = {
+    "name": "small",
+    "model": {"channels": [8, 16, 16, 32], "hidden": 64, "dim": 16},
+    "data": {"n_rows": 8, "n_segments": 2, "simulated_rooms": 0},
+    "optimiser": {"steps": 6, "warmup": 2, "learning_rate": 2e-3, "mixed_precision": False},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def options(corpus, folder, **changes):
+    return RunOptions(corpus, folder, corpus / "cache", threads=1, **changes)
+
+
+def small(**optimiser):
+    values = json.loads(json.dumps(SMALL))
+    values["optimiser"] |= optimiser
+    return build(Recipe, values, "test")
+
+
+def test_nt_xent_equals_the_definition():
+    rng = np.random.default_rng(0)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 5, 8)))
+    groups = np.array([0, 1, 2, 2, 3])  # rows 2 and 3 share material
+    both, tau, total = np.concatenate([a, b]), 0.1, 0.0
+    for i in range(10):
+        partner = (i + 5) % 10
+        others = [j for j in range(10) if groups[j % 5] != groups[i % 5]]
+        terms = [math.exp(both[i] @ both[j] / tau) for j in (*others, partner)]
+        total -= math.log(terms[-1] / sum(terms))
+    found = nt_xent(*map(torch.from_numpy, (a, b, groups)), tau)
+    assert float(found) == pytest.approx(total / 10, rel=1e-5)
+
+
+def test_perfect_pairs_lose_less_than_random_ones():
+    x = torch.nn.functional.normalize(
+        torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    )
+    groups = torch.arange(16)
+    assert nt_xent(x, x, groups, 0.05) < nt_xent(x, x.roll(1, 0), groups, 0.05)
+
+
+def degrader(**changes):
+    off = {f.name: 0.0 for f in dataclasses.fields(DegradeConfig) if f.type == "float"}
+    identity = torch.zeros(1, 100)
+    identity[0, 0] = 1
+    spectra = torch.fft.rfft(identity, 32768)
+    config = DegradeConfig(**{**off, **changes})
+    return Degrader(config, Responses(spectra, spectra), sample_rate=8000, n_fft=32768)
+
+
+@pytest.fixture
+def signal():
+    return 0.2 * torch.randn(4, 30000, generator=torch.Generator().manual_seed(1))
+
+
+def test_all_parts_off_changes_nothing_but_the_level(signal):
+    rng = torch.Generator().manual_seed(0)
+    degraded = degrader()(signal, signal.flip(1), 8000, rng)
+    assert torch.allclose(degraded, normalise(signal[:, 8000:]), atol=1e-4)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_noise_has_the_stated_level(signal, snr_db):
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 30000, generator=rng)
+    noisy = degrader(noise=1.0, snr_db=(snr_db, snr_db + 1e-6))(signal, noise, 8000, rng)
+    clean = normalise(signal[:, 8000:])
+    share = torch.nn.functional.cosine_similarity(noisy, clean, dim=1)
+    expected = 1 / math.sqrt(1 + 10 ** (-snr_db / 10))
+    assert torch.allclose(share, torch.full_like(share, expected), atol=0.03)
+
+
+def test_a_room_rings_on_from_the_context(signal):
+    """Sound that stopped before the segment is still heard in it."""
+    response = torch.zeros(1, 6000)
+    response[0, 0], response[0, 4000] = 1.0, 0.8
+    spectra = torch.fft.rfft(response, 32768)
+    config = dataclasses.replace(degrader().config, room=1.0)
+    wet = Degrader(config, Responses(spectra, spectra), sample_rate=8000, n_fft=32768)
+    sounding = signal.clone()
+    sounding[:, 8000:] = 0
+    degraded = wet(sounding, signal, 8000, torch.Generator().manual_seed(0))
+    assert degraded[:, :3900].abs().mean() > 10 * degraded[:, 4100:].abs().mean()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        f.name
+        for f in dataclasses.fields(DegradeConfig)
+        if f.type == "float" and f.name != "equaliser_db"
+    ],
+)
+def test_every_part_alone_is_finite_seeded_and_keeps_the_shape(signal, part):
+    settings = {part: 1.0, "equaliser_db": 8.0}
+    noise = torch.randn(4, 30000, generator=torch.Generator().manual_seed(2))
+    first, again = (
+        degrader(**settings)(signal, noise, 8000, torch.Generator().manual_seed(5))
+        for _ in range(2)
+    )
+    assert first.shape == (4, 22000)
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, again)
+
+
+def test_silence_stays_finite():
+    silent = torch.zeros(2, 30000)
+    everything = {f.name: 1.0 for f in dataclasses.fields(DegradeConfig) if f.type == "float"}
+    degraded = degrader(**everything)(silent, silent, 8000, torch.Generator().manual_seed(0))
+    assert torch.isfinite(degraded).all()
+
+
+def test_the_envelope_follows_the_level():
+    signal = torch.cat([torch.full((1, 8000), 0.1), torch.full((1, 8000), 0.4)], dim=1)
+    envelope = follow(signal, 400)
+    assert envelope[0, 4000] == pytest.approx(0.1, abs=1e-3)
+    assert envelope[0, 12000] == pytest.approx(0.4, abs=1e-3)
+
+
+def tone(frequency, seconds=3.0):
+    return 0.5 * torch.sin(2 * torch.pi * frequency * torch.arange(int(8000 * seconds)) / 8000)
+
+
+def test_a_warped_spectrogram_equals_that_of_the_shifted_tone():
+    config = FrontEndConfig()
+    bands = LogBands(config)
+    source = bands(tone(440.0)[None])
+    semitones = torch.tensor([2.0])
+    shifted = warp(source, semitones, torch.ones(1), n_frames=30, bands_per_octave=18)
+    real = bands(tone(440.0 * 2 ** (2 / 12))[None])
+    assert int(shifted.mean(2).argmax()) == int(real.mean(2).argmax())
+
+
+def test_a_faster_tempo_shortens_the_time_axis():
+    source = torch.zeros(1, 80, 91)
+    source[:, :, 45 + 20] = 1.0  # 20 frames after the middle
+    faster = warp(source, torch.zeros(1), torch.tensor([1.25]), n_frames=63, bands_per_octave=18)
+    assert int(faster[0, 0].argmax()) == 31 + 16
+
+
+def test_no_change_is_the_centre():
+    source = torch.randn(3, 80, 73, generator=torch.Generator().manual_seed(0))
+    same = warp(source, torch.zeros(3), torch.ones(3), n_frames=63, bands_per_octave=18)
+    assert torch.allclose(same, source[:, :, 5:68], atol=1e-4)
+
+
+def test_factors_stay_within_their_ranges():
+    config = WarpConfig()
+    semitones, tempo = draw_factors(2000, config, torch.zeros(1), torch.Generator().manual_seed(0))
+    assert semitones.abs().max() <= config.semitones
+    assert (tempo - 1).abs().max() <= config.tempo_change + 1e-6
+    varispeed = (semitones != 0) & (tempo != 1)
+    assert torch.allclose(semitones[varispeed], 12 * torch.log2(tempo[varispeed]), atol=1e-3)
+
+
+def test_masks_cover_runs_only_where_drawn():
+    x = torch.randn(50, 80, 63, generator=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(1)
+    off = MaskConfig(bands=0.0, time=0.0, holes=0.0)
+    assert torch.equal(mask(x, off, rng), x)
+    changed = (mask(x, MaskConfig(bands=1.0, time=0.0, holes=0.0), rng) != x).any(2).sum(1)
+    assert changed.min() >= 1
+    assert changed.max() <= MaskConfig().n_bands
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [learning_rate(s, 100, 10, 1e-3) for s in range(100)]
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[0] < rates[9]
+    assert rates[-1] < 2e-5
+
+
+def test_the_same_seed_and_step_give_the_same_batch(corpus, tmp_path):
+    run = Run(small(), options(corpus, tmp_path))
+    first, again = run.batches.draw(3, seed=7), run.batches.draw(3, seed=7)
+    other = run.batches.draw(4, seed=7)
+    assert torch.equal(first.positives, again.positives)
+    assert not torch.equal(first.positives, other.positives)
+    assert len(set(first.groups.tolist())) == len(first.groups)
+
+
+def test_validation_files_are_never_trained_on(corpus, tmp_path):
+    run = Run(small(), options(corpus, tmp_path))
+    assert len(run.batches.usable) == 8
+    assert len(run.held_out.usable) == 4
+
+
+def test_resuming_gives_the_same_weights(corpus, tmp_path):
+    train(small(), options(corpus, tmp_path / "whole"), lambda _: None)
+
+    def stop(entry):
+        if entry["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), options(corpus, tmp_path / "parts"), stop)
+    train(small(), options(corpus, tmp_path / "parts"), lambda _: None)
+    whole, parts = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
+    assert whole["step"] == parts["step"] == 6
+    for name, tensor in whole["average"].items():
+        assert torch.equal(tensor, parts["average"][name]), name
+
+
+def test_a_changed_recipe_does_not_continue(corpus, tmp_path):
+    train(small(steps=2), options(corpus, tmp_path), lambda _: None)
+    with pytest.raises(TrainingError, match="another version of the recipe"):
+        Run(small(steps=3), options(corpus, tmp_path))
+
+
+@pytest.mark.slow
+def test_training_lifts_retrieval_above_chance(corpus, tmp_path):
+    entries = []
+    gentle = DegradeConfig(snr_db=(10.0, 20.0), room=0.2, microphone=0.0, telephone=0.0)
+    recipe = dataclasses.replace(small(steps=60, warmup=5), degrade=gentle)
+    train(recipe, options(corpus, tmp_path, validate_every=60), entries.append)
+    assert np.mean([e["loss"] for e in entries[-5:]]) < 0.75 * np.mean(
+        [e["loss"] for e in entries[:5]]
+    )
+    assert entries[-1]["val_n"] == 16
+    assert entries[-1]["val_top1_run"] >= 6 / 16  # chance is 1 in 16
+    logged = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert len(logged) == 60
+    assert json.loads(logged[-1])["step"] == 60
+
+
+def test_recipes_name_what_is_wrong(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text("[optimiser]\nlearnign_rate = 1.0\n")
+    with pytest.raises(TrainingError, match="did you mean 'learning_rate'"):
+        load_recipe(path)
+    path.write_text("[optimiser]\nsteps = 'many'\n")
+    with pytest.raises(TrainingError, match="steps: 'many' is not of type int"):
+        load_recipe(path)
+    path.write_text("not toml")
+    with pytest.raises(TrainingError, match="not a readable TOML"):
+        load_recipe(path)
+    with pytest.raises(TrainingError, match="does not exist"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_a_missing_corpus_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="--corpus"):
+        Run(small(), options(tmp_path / "nowhere", tmp_path / "run"))
