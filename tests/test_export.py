@@ -12,6 +12,7 @@ from spolia.audio import Audio
 from spolia.encoders import Encoder, open_model, shipped_models
 from spolia.errors import ModelError, ModelNotFound
 from spolia.fingerprints.segments import SegmentFingerprinter
+from spolia.networks.nafp import Nafp, NafpConfig
 from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
 from spolia.training.export import export_encoder, update_card
 
@@ -26,6 +27,17 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     export_encoder(model, path, name="tiny", training={"steps": 0})
     return model, path
+
+
+def test_nafp_exports_too(tmp_path):
+    torch.manual_seed(0)
+    channels = (4, 4, 8, 8, 8, 8, 16, 16)
+    model = Nafp(NafpConfig(channels=channels, dim=16, hidden=4)).eval()
+    export_encoder(model, tmp_path / "nafp.onnx", name="nafp", training={})
+    x = waveform(5.0, rows=2)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    assert (expected * Encoder(tmp_path / "nafp.onnx").encode(x)).sum(-1).min() > 0.999
 
 
 def waveform(seconds, seed=0, rows=1):

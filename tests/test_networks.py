@@ -7,7 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
+from spolia.errors import TrainingError
+from spolia.networks.architectures import build_encoder
 from spolia.networks.front_end import FrontEndConfig, LocalStandardisation, LogBands, band_centres
+from spolia.networks.nafp import Nafp, NafpConfig
 from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
 
 SMALL = SegmentEncoderConfig(channels=(4, 8, 8, 16), hidden=32, dim=16)
@@ -31,7 +34,7 @@ def noise():
 
 def test_matrix_products_equal_the_fft(noise):
     bands = LogBands(FrontEndConfig())
-    by_fft, by_matmul = bands.power_by_fft(noise), bands.power_by_matmul(noise)
+    by_fft, by_matmul = bands.spectrum.by_fft(noise), bands.spectrum.by_matmul(noise)
     assert by_fft.shape == by_matmul.shape
     assert torch.allclose(by_fft, by_matmul, rtol=1e-3, atol=1e-9)
 
@@ -99,3 +102,39 @@ def test_gradient_reaches_every_parameter(noise):
 def test_default_encoder_is_small():
     n = sum(p.numel() for p in SegmentEncoder(SegmentEncoderConfig()).parameters())
     assert 1_000_000 < n < 2_000_000
+
+
+def test_nafp_has_the_published_number_of_parameters():
+    assert sum(p.numel() for p in Nafp(NafpConfig()).parameters()) == 16_939_008
+
+
+@pytest.fixture
+def nafp():
+    torch.manual_seed(0)
+    channels = (4, 4, 8, 8, 8, 8, 16, 16)
+    return Nafp(NafpConfig(channels=channels, dim=16, hidden=4)).eval()
+
+
+def test_nafp_vectors(nafp, noise):
+    vectors = nafp(noise)
+    assert vectors.shape == (3, 1 + (40000 - 8960) // 4000, 16)
+    assert torch.allclose(vectors.norm(dim=2), torch.ones(vectors.shape[:2]), atol=1e-5)
+    assert torch.allclose(nafp(noise[1:2]), vectors[1:2], atol=1e-5)  # not of its batch mates
+    assert torch.isfinite(nafp(torch.zeros(1, 9000))).all()
+
+
+def test_nafp_embeds_a_spectrogram_as_it_does_a_waveform(nafp, noise):
+    segment = noise[:, :8960]
+    assert torch.allclose(nafp.embed(nafp.log_bands(segment)), nafp(segment), atol=1e-5)
+
+
+def test_nafp_gradient_reaches_every_parameter(nafp, noise):
+    nafp.train()(noise)[..., 0].sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in nafp.parameters())
+
+
+def test_unknown_architectures_and_settings_are_named():
+    with pytest.raises(TrainingError, match="known: segment, nafp"):
+        build_encoder("resnet", {})
+    with pytest.raises(TrainingError, match="no setting 'depth'"):
+        build_encoder("segment", {"depth": 3})

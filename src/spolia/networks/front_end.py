@@ -49,19 +49,15 @@ def band_weights(config: FrontEndConfig) -> Tensor:
     return (weights / weights.sum(0, keepdim=True)).float()
 
 
-class LogBands(nn.Module):
-    """Turns a waveform into log band power, one frame every hop, no padding."""
+class PowerSpectrum(nn.Module):
+    """Turns a waveform into power spectra of frames, by FFT or, for export, by matrix products."""
 
-    def __init__(self, config: FrontEndConfig) -> None:
+    def __init__(self, n_fft: int, hop_length: int, window: Tensor, bins: tuple[int, int]) -> None:
+        """Take a periodic symmetric window, float64 [shape=(n_fft,)], and the bins wanted."""
         super().__init__()
-        self.config = config
-        weights = band_weights(config)
-        used = weights.sum(1).nonzero().flatten()
-        self.first_bin, self.last_bin = int(used[0]), int(used[-1]) + 1
-        window = torch.hann_window(config.n_fft, periodic=True, dtype=torch.float64)
-        window = window / window.sum()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.first_bin, self.last_bin = bins
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("bands", weights[used].contiguous(), persistent=False)
         cosine, sine = self._folded_dft(window)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
@@ -71,10 +67,10 @@ class LogBands(nn.Module):
 
         Re = Σ_{n≤N/2} (x[n] + x[N−n]) cos, Im = Σ_{n<N/2} (x[n] − x[N−n]) sin: half the products.
         """
-        half = self.config.n_fft // 2
+        half = self.n_fft // 2
         n = torch.arange(half + 1, dtype=torch.float64)[:, None]
         k = torch.arange(self.first_bin, self.last_bin, dtype=torch.float64)
-        phase = 2 * math.pi * n * k / self.config.n_fft
+        phase = 2 * math.pi * n * k / self.n_fft
         tapered = window[: half + 1, None]
         cosine, sine = tapered * torch.cos(phase), tapered * torch.sin(phase)
         cosine[half] *= 0.5  # the middle sample is folded onto itself
@@ -82,22 +78,21 @@ class LogBands(nn.Module):
 
     def frames(self, waveform: Tensor) -> Tensor:
         """Cut [shape=(n_batch, n_samples)] into [shape=(n_batch, n_frames, n_fft)] by reshaping."""
-        hop, n_hops = self.config.hop_length, self.config.n_fft // self.config.hop_length
+        hop, n_hops = self.hop_length, self.n_fft // self.hop_length
         n_blocks = waveform.shape[1] // hop
         blocks = waveform[:, : n_blocks * hop].reshape(waveform.shape[0], n_blocks, hop)
         n_frames = n_blocks - n_hops + 1
         return torch.cat([blocks[:, i : i + n_frames] for i in range(n_hops)], dim=2)
 
-    def power_by_fft(self, waveform: Tensor) -> Tensor:
+    def by_fft(self, waveform: Tensor) -> Tensor:
         """Return power spectra of the used bins [shape=(n_batch, n_frames, n_bins)]."""
-        config = self.config
-        frames = waveform.unfold(1, config.n_fft, config.hop_length)
+        frames = waveform.unfold(1, self.n_fft, self.hop_length)
         spectrum = torch.fft.rfft(frames * self.window)[..., self.first_bin : self.last_bin]
         return torch.view_as_real(spectrum).square().sum(-1)
 
-    def power_by_matmul(self, waveform: Tensor) -> Tensor:
-        """Return the same as :meth:`power_by_fft`, for export."""
-        half = self.config.n_fft // 2
+    def by_matmul(self, waveform: Tensor) -> Tensor:
+        """Return the same as :meth:`by_fft`, for export."""
+        half = self.n_fft // 2
         frames = self.frames(waveform)
         left, middle = frames[..., 1:half], frames[..., half : half + 1]
         right = torch.flip(frames[..., half + 1 :], dims=(-1,))
@@ -106,15 +101,40 @@ class LogBands(nn.Module):
         return real.square() + imaginary.square()
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Return power spectra [shape=(n_batch, n_frames, n_bins)]; no padding."""
+        exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+        return self.by_matmul(waveform) if exporting else self.by_fft(waveform)
+
+
+def used_bins(weights: Tensor) -> tuple[int, int]:
+    """Return the first bin with a weight and the one after the last."""
+    used = weights.sum(1).nonzero().flatten()
+    return int(used[0]), int(used[-1]) + 1
+
+
+class LogBands(nn.Module):
+    """Turns a waveform into log band power, one frame every hop, no padding."""
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        weights = band_weights(config)
+        first, last = used_bins(weights)
+        window = torch.hann_window(config.n_fft, periodic=True, dtype=torch.float64)
+        self.spectrum = PowerSpectrum(
+            config.n_fft, config.hop_length, window / window.sum(), (first, last)
+        )
+        self.register_buffer("bands", weights[first:last].contiguous(), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
         """Turn float32 [shape=(n_batch, n_samples)] into log power [shape=(n_batch, n_bands, n)].
 
         Natural logarithm of 1 + power / floor; n = 1 + (n_samples − n_fft) // hop_length.
         """
-        exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
-        power = self.power_by_matmul(waveform) if exporting else self.power_by_fft(waveform)
         # Not log(power + floor): the exporter's optimiser takes so small a constant for zero, drops
         # the addition, and silence becomes NaN.
-        return torch.log((power @ self.bands) / self.config.floor + 1.0).transpose(1, 2)
+        power = self.spectrum(waveform) @ self.bands
+        return torch.log(power / self.config.floor + 1.0).transpose(1, 2)
 
 
 class LocalStandardisation(nn.Module):

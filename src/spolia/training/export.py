@@ -16,6 +16,7 @@ from spolia.corpus import read_manifest, trainable
 from spolia.encoders import Encoder, ModelCard, check_waveform
 from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
+from spolia.networks.nafp import Nafp
 from spolia.training.fingerprint import load_checkpoint
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
@@ -47,7 +48,7 @@ def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, A
         sample_rate=model.config.front_end.sample_rate,
         segment=model.config.segment_samples,
         hop=model.config.hop_samples,
-        margin=1,
+        margin=0 if isinstance(model, Nafp) else 1,
         dim=model.config.dim,
         n_parameters=sum(p.numel() for p in model.parameters()),
         architecture=json.loads(json.dumps(asdict(model.config))),
