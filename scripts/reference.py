@@ -38,7 +38,7 @@ def reference():
     lines = [
         "# Command line",
         "",
-        "Written by `scripts/reference.py` from the commands themselves; a test keeps it up to date.",
+        "Written by `scripts/reference.py` from the commands; a test keeps it up to date.",
         "",
         'Exit codes: 0 done (also when the answer is "unknown"), 1 some input failed (the others',
         "are still answered), 2 wrong usage, 130 interrupted (run the command again to continue).",
