@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fakes import tune
-from spolia.audio import Audio, write_wav
+from spolia.audio import Audio
+from spolia.encoding import write_wav
 
 FIELDS = ("file", "group", "licence_class", "attribution", "category")
 

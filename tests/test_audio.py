@@ -11,17 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from spolia.audio import (
-    AUDIO_SUFFIXES,
-    Audio,
-    Tags,
-    check_query,
-    encode,
-    is_silent,
-    read_tags,
-    stream,
-    write_wav,
-)
+from spolia.audio import AUDIO_SUFFIXES, Audio, Tags, check_query, is_silent, read_tags, stream
+from spolia.encoding import encode, write_wav
 from spolia.errors import AudioError, ParameterError
 
 FORMATS = {

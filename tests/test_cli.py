@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fakes import tune
-from spolia.audio import write_wav
 from spolia.cli import app
 from spolia.encoders import shipped_models
+from spolia.encoding import write_wav
 
 needs_model = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fakes import BandEnergies, tune
-from spolia.audio import Audio, Tags, encode, write_wav
+from spolia.audio import Audio, Tags
+from spolia.encoding import encode, write_wav
 from spolia.errors import (
     AudioError,
     CorruptLibrary,

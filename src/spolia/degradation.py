@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from spolia.audio import Audio, encode
+from spolia.audio import Audio
+from spolia.encoding import encode
 from spolia.errors import MissingDependency, ParameterError
 
 Samples = npt.NDArray[np.float32]

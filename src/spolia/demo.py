@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from spolia import degradation
-from spolia.audio import Audio, Tags, encode, write_wav
+from spolia.audio import Audio, Tags
+from spolia.encoding import encode, write_wav
 from spolia.errors import SpoliaError
 from spolia.identify import Identification
 from spolia.library import Library

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from spolia.cli.options import (
     ThreadsOption,
     library_folder,
 )
+from spolia.timing import format_seconds
+
+if TYPE_CHECKING:
+    from spolia.ingest import AddReport
 
 
 def register(app: typer.Typer) -> None:
@@ -43,43 +47,43 @@ def add(
     """Add recordings: files, and folders with all that is in them."""
     from spolia.cli.output import AddBar, report_failures
     from spolia.library import Library
-    from spolia.timing import format_seconds
 
     chosen = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
     folder = library_folder(library)
     with Library(folder, methods=chosen, model=model, threads=threads) as opened, AddBar() as bar:
         report = opened.add(paths, progress=bar.update)
-    rate = report.seconds_of_audio / max(report.elapsed, 1e-9)
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "added": report.added,
-                    "updated": report.updated,
-                    "unchanged": report.unchanged,
-                    "failed": [{"path": p, "reason": r} for p, r in report.failed],
-                    "seconds_of_audio": round(report.seconds_of_audio, 3),
-                    "lost": round(report.lost, 3),
-                    "elapsed": round(report.elapsed, 3),
-                }
-            )
-        )
-    else:
-        typer.echo(
-            f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
-            f"{len(report.failed)} failed; {format_seconds(report.seconds_of_audio)} of audio in "
-            f"{format_seconds(report.elapsed)} ({rate:.0f} x real time)"
-        )
+    typer.echo(_as_json(report) if as_json else _in_words(report))
     if report.lost > 0 and not as_json:
         typer.echo(f"{format_seconds(report.lost)} of audio could not be decoded", err=True)
     report_failures(report.failed)
+
+
+def _as_json(report: AddReport) -> str:
+    facts = {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "failed": [{"path": path, "reason": reason} for path, reason in report.failed],
+        "seconds_of_audio": round(report.seconds_of_audio, 3),
+        "lost": round(report.lost, 3),
+        "elapsed": round(report.elapsed, 3),
+    }
+    return json.dumps(facts)
+
+
+def _in_words(report: AddReport) -> str:
+    rate = report.seconds_of_audio / max(report.elapsed, 1e-9)
+    return (
+        f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, "
+        f"{len(report.failed)} failed; {format_seconds(report.seconds_of_audio)} of audio in "
+        f"{format_seconds(report.elapsed)} ({rate:.0f} x real time)"
+    )
 
 
 def list_recordings(library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """List the recordings of the library."""
     from spolia.cli.output import table
     from spolia.library import Library
-    from spolia.timing import format_seconds
 
     with Library(library_folder(library), create=False) as opened:
         recordings = list(opened)
