@@ -114,12 +114,13 @@ def match_segments(
             line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
             if line is not None:
                 lines.setdefault(recording_id, []).append(line)
-    candidates = [
-        Candidate(r, line, probability_of(line, n_vectors, calibration))
-        for r, found in lines.items()
-        for line in merged(found)
-    ]
-    return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
+    return ranked(
+        [
+            Candidate(r, line, probability_of(line, n_vectors, calibration))
+            for r, found in lines.items()
+            for line in merged(found)
+        ]
+    )
 
 
 def probability_of(line: Line, n_vectors: int, calibration: Calibration) -> float:
@@ -223,7 +224,7 @@ def match_landmarks(
             if line is not None:
                 probability = probability_of(line, n_hashes, calibration)
                 candidates.append(Candidate(recording_ids[proposal.recording], line, probability))
-    return sorted(candidates, key=lambda c: (-c.probability, -c.line.evidence))
+    return ranked(candidates)
 
 
 def _landmark_line(hits: Hits, proposal: Proposal, part: Fingerprint) -> Line | None:
@@ -259,6 +260,25 @@ def _fitted_speed(query: Floats, reference: Floats) -> float:
             break
         query, reference = query[near], reference[near]
     return float(np.polyfit(query, reference, 1)[0])
+
+
+def strength(line: Line) -> float:
+    """Return the number by which lines that explain the same sound are ranked.
+
+    Evidence and mean score. The probability of a calibration is fitted on best lines only and
+    ranks rivals worse (docs/decisions/0002-calibration.md).
+    """
+    return 12.0 * line.evidence + 10.0 * line.score
+
+
+def ranked(candidates: list[Candidate]) -> list[Candidate]:
+    """Return candidates, most probable first; none is more probable than a stronger rival."""
+    ordered = sorted(candidates, key=lambda c: -strength(c.line))
+    capped: list[Candidate] = []
+    for candidate in ordered:
+        rivals = [c.probability for c in capped if _rivals(c.line, candidate.line)]
+        capped.append(replace(candidate, probability=min([candidate.probability, *rivals])))
+    return sorted(capped, key=lambda c: -c.probability)
 
 
 def rivals_removed(candidates: list[Candidate]) -> list[Candidate]:
