@@ -23,6 +23,7 @@ from spolia.errors import (
     ParameterError,
     UnknownRecording,
 )
+from spolia.fingerprints.landmarks import LandmarkFingerprinter
 from spolia.ingest import find_files
 from spolia.library import Library
 
@@ -185,6 +186,21 @@ def test_a_method_it_does_not_hold_is_refused(library, crate):
     library.add([crate])
     with pytest.raises(ParameterError, match="--methods landmarks"):
         library.identify(tune(0), method="landmarks")
+
+
+def test_a_second_method_is_made_for_files_already_added(library, crate):
+    library.add([crate])
+    both = [BandEnergies(), LandmarkFingerprinter()]
+    with Library(library.folder, fingerprinters=both) as opened:
+        report = opened.add([crate])
+        assert (report.updated, report.unchanged) == (8, 0)
+        assert opened.add([crate]).unchanged == 8
+        assert opened.verify() == []
+        clip = tune(5).slice(4.0, 10.0)
+        assert opened.identify(clip, threshold=0.1).matches[0].method == "segments"
+        found = opened.identify(clip, method="landmarks", threshold=0.1).matches[0]
+        assert Path(found.recording.path).stem == "tune5"
+        assert found.reference_start - found.query_start == pytest.approx(4.0, abs=0.05)
 
 
 def test_no_library_no_folder_made(tmp_path):

@@ -90,6 +90,7 @@ def ingest(
     report = AddReport()
     files = list(find_files(paths))
     known = {r.path: r for r in catalog.recordings()}
+    complete = catalog.complete([f.method for f in fingerprinters])
     queue = deque(files)
     pending: deque[tuple[Path, Future[tuple[Recording, list[Fingerprint]]] | None]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="add")
@@ -97,7 +98,8 @@ def ingest(
         while queue or pending:
             while queue and len(pending) < threads * IN_FLIGHT:
                 path = queue.popleft()
-                same = _unchanged(path, known.get(str(path)))
+                held = known.get(str(path))
+                same = held is not None and held.id in complete and _unchanged(path, held)
                 pending.append((path, None if same else pool.submit(analyse, path, fingerprinters)))
             path, future = pending.popleft()
             reason = _store(catalog, path, future, str(path) in known, report)
@@ -110,9 +112,7 @@ def ingest(
     return report
 
 
-def _unchanged(path: Path, known: Recording | None) -> bool:
-    if known is None:
-        return False
+def _unchanged(path: Path, known: Recording) -> bool:
     try:
         status = path.stat()
     except OSError:

@@ -13,7 +13,7 @@ from types import TracebackType
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import make_fingerprinter
+from spolia.fingerprints.registry import METHODS, make_fingerprinter
 from spolia.identify import (
     Candidate,
     Identification,
@@ -226,7 +226,7 @@ class Library:
         )
 
     def _chosen(self, method: str | None) -> str:
-        held = list(self.catalog.methods()) or self.methods
+        held = sorted(self.catalog.methods() or self.methods, key=_rank)
         method = method or held[0]
         if method not in held:
             raise ParameterError(
@@ -267,6 +267,11 @@ class Library:
             line.speed,
             method,
         )
+
+
+def _rank(method: str) -> tuple[int, str]:
+    """Order methods as the registry does: the first that a library holds is its default."""
+    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
 
 
 def _search_sparsely(index: VectorIndex, part: Fingerprint) -> Hits:

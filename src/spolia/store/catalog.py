@@ -206,6 +206,17 @@ class Catalog:
             n, duration = self._connection.execute(query).fetchone()
             return int(n), float(duration)
 
+    def complete(self, methods: Sequence[str]) -> set[str]:
+        """Return the ids of recordings that have a fingerprint of every one of ``methods``."""
+        marks = ", ".join("?" * len(methods))
+        with self._guard():
+            rows = self._connection.execute(
+                f"SELECT recording_id FROM fingerprints WHERE method IN ({marks}) "
+                "GROUP BY recording_id HAVING COUNT(*) = ?",
+                (*methods, len(methods)),
+            )
+            return {row[0] for row in rows}
+
     def get(self, recording_id: str) -> Recording:
         """Return a recording by its id or the unambiguous beginning of its id."""
         with self._guard():
