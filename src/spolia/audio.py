@@ -66,6 +66,9 @@ AUDIO_SUFFIXES = frozenset(
 SILENCE_PEAK = 1e-4  # −80 dBFS
 GAP = 0.1  # seconds: smaller jumps of timestamps are rounding or encoder delay
 TAIL = 0.25  # seconds that may be missing at the end without being called lost
+LONGEST = 7 * 24 * 3600.0  # seconds that a container may claim to last and be believed
+MOST_LOST = 1000.0  # times the decoded seconds that may be missing at the end and be believed
+FILL = 60.0  # seconds of silence per piece in place of a lost stretch
 EXACT_SEEK = ("wav", "flac", "mp3", "ogg")  # containers whose timestamps are exact after a seek
 SEEK_EARLY = 0.5  # seconds before the wanted start at which decoding begins
 
@@ -260,7 +263,9 @@ class _Decoder:
         length = self._time(self.stream.duration)
         if length is None and container.duration:
             length = container.duration / av.time_base
-        self.length = length  # seconds, by the container's word; None if it has none
+        if length is not None and length > LONGEST:
+            length = None
+        self.length = length  # seconds, by the container's word; None if it has none to believe
 
     def _time(self, pts: int | None) -> float | None:
         base = self.stream.time_base
@@ -288,8 +293,9 @@ class _Decoder:
     def _missing_tail(self, reached: float, end: float | None) -> None:
         if self.length is not None:
             wanted = self.length if end is None else min(end, self.length)
-            if wanted - reached > TAIL:
-                self.lost += wanted - reached
+            missing = wanted - reached
+            if TAIL < missing <= MOST_LOST * max(reached, 1.0):  # more is a damaged header
+                self.lost += missing
 
     def _resampled(self, start: float) -> Iterator[tuple[int, Samples]]:
         """Yield (sample number, samples) with silence in place of lost stretches."""
@@ -304,7 +310,8 @@ class _Decoder:
             elif at is not None and at - clock > GAP and self._plausible(at):
                 yield from self._numbered(resampler.resample(None), number)
                 resampler = self._resampler()
-                yield 0, np.zeros(round((at - clock) * self.sample_rate), np.float32)
+                for piece in self._silence(at - clock):
+                    yield 0, piece
                 self.lost += at - clock
                 clock = at
             clock += frame.samples / frame.sample_rate
@@ -312,13 +319,21 @@ class _Decoder:
             try:
                 yield from self._numbered(resampler.resample(frame), number)
             except (av.FFmpegError, ValueError):  # the format changed in mid-stream
+                yield from self._numbered(resampler.resample(None), number)
                 resampler = self._resampler()
                 yield from self._numbered(resampler.resample(frame), number)
         yield from self._numbered(resampler.resample(None), number)
 
+    def _silence(self, seconds: float) -> Iterator[Samples]:
+        n_samples, size = round(seconds * self.sample_rate), round(FILL * self.sample_rate)
+        for start in range(0, n_samples, size):
+            yield np.zeros(min(size, n_samples - start), np.float32)
+
     def _resampler(self) -> Any:
         # Channels are averaged afterwards: FFmpeg's own mix to mono amplifies floats by 3 dB.
-        return av.AudioResampler("fltp", None, self.sample_rate, frame_size=self.sample_rate)
+        # Packed, since PyAV reads past the end of planar frames of more than eight channels, which
+        # damaged AAC claims to have.
+        return av.AudioResampler("flt", None, self.sample_rate, frame_size=self.sample_rate)
 
     def _plausible(self, at: float) -> bool:
         return self.length is not None and at <= self.length + 1.0
@@ -329,7 +344,8 @@ class _Decoder:
 
     def _numbered(self, frames: Any, number: int | None) -> Iterator[tuple[int, Samples]]:
         for frame in frames:
-            samples = np.asarray(frame.to_ndarray().mean(axis=0), np.float32)
+            packed = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+            samples = np.asarray(packed.mean(axis=1), np.float32)
             yield number or 0, np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
     def _frames(self, start: float) -> Iterator[Any]:
