@@ -19,6 +19,7 @@ class BandEnergies:
     calibration = UNFITTED
     hop_seconds = 0.5
     segment_seconds = 1.0
+    query_rates = ()
 
     def __init__(self, model_id: str = "bands-000000000001") -> None:
         self.model_id = model_id
@@ -26,7 +27,7 @@ class BandEnergies:
     def fingerprint(self, audio: Audio) -> Fingerprint:
         return self._every(audio, 4000)
 
-    def fingerprint_query(self, audio: Audio) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
         return self._every(audio, 1000)
 
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:

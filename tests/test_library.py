@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +83,7 @@ def test_failures_are_reported_and_the_rest_is_added(library, crate, tmp_path):
     write_wav(copy / "c_silent.wav", Audio(np.zeros(40000, np.float32), 8000))
     write_wav(copy / "d_short.wav", tune(1, seconds=0.3))
     report = library.add([copy, copy / "missing.wav"])
+    assert report.failed == sorted(report.failed)
     reasons = {Path(path).name: reason for path, reason in report.failed}
     assert report.added == 8
     assert set(reasons) == {
@@ -235,57 +239,289 @@ def test_links_and_repeated_paths_are_added_once(crate, tmp_path):
     assert len(files) == len(set(files)) == 8
 
 
+@pytest.mark.parametrize(
+    "name", ['it\'s "quoted".wav', "two\nlines.wav", "🎵 ünïcode.wav", "[a]%s{b}.wav", "-rf.wav"]
+)
+def test_a_file_of_any_name_is_added_found_and_skipped(library, tmp_path, name):
+    file = tmp_path / name
+    write_wav(file, tune(3))
+    assert library.add([file]).added == 1
+    assert library.add([file]).unchanged == 1
+    assert library.identify(tune(3).slice(4, 9)).matches[0].recording.path == str(file)
+
+
+def test_a_name_that_is_not_text_is_added_and_can_be_printed(library, tmp_path):
+    file = os.fsencode(tmp_path) + b"/a\xff.wav"
+    write_wav(tmp_path / "a.wav", tune(3))
+    try:
+        (tmp_path / "a.wav").rename(os.fsdecode(file))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert library.add([tmp_path]).added == 1
+    assert library.add([os.fsdecode(file)]).unchanged == 1
+    assert next(iter(library)).path.encode().endswith(rb"a\xff.wav")
+    assert library.verify() == []
+
+
+def test_odd_paths_fail_by_name_and_the_rest_is_added(library, tmp_path):
+    write_wav(tmp_path / "good.wav", tune(1))
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    (tmp_path / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
+    inside, long = tmp_path / "good.wav" / "inside.wav", tmp_path / ("x" * 300 + ".wav")
+    report = library.add([tmp_path, inside, long])
+    reasons = {Path(path).name: reason for path, reason in report.failed}
+    assert report.added == 1
+    assert set(reasons) == {"loop.wav", "dangling.wav", "pipe.wav", inside.name, long.name}
+    assert "pipe" in reasons["pipe.wav"]
+    assert "File name too long" in reasons[long.name]
+    assert "does not exist" in reasons["inside.wav"]
+
+
+def test_the_same_sound_in_two_files_is_held_twice_and_a_path_given_twice_once(library, tmp_path):
+    write_wav(tmp_path / "a.wav", tune(1))
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
+    nested = tmp_path / "x" / ".." / "a.wav"
+    assert library.add([tmp_path, tmp_path / "a.wav", nested]).added == 2
+    assert library.identify(tune(1).slice(3, 9)).decided
+
+
+def test_a_renamed_file_is_added_under_its_new_name(library, tmp_path):
+    write_wav(tmp_path / "old.wav", tune(1))
+    library.add([tmp_path])
+    (tmp_path / "old.wav").rename(tmp_path / "new.wav")
+    assert library.add([tmp_path]).added == 1
+    old = library.catalog.find_path(str(tmp_path / "old.wav"))
+    library.remove([old.id])
+    found = library.identify(tune(1).slice(3, 9)).matches
+    assert [Path(m.recording.path).name for m in found] == ["new.wav"]
+
+
+def test_a_folder_that_cannot_be_read_is_reported(library, crate, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    report = library.add([crate])
+    assert report.added == 4
+    [(path, reason)] = report.failed
+    assert (Path(path).name, "Permission denied" in reason) == ("more", True)
+
+
+class Troubled(BandEnergies):
+    """Calls ``trouble`` with the number of the file, from 0, before it is fingerprinted."""
+
+    def __init__(self, trouble):
+        super().__init__()
+        self.trouble = trouble
+        self.lock, self.n = threading.Lock(), 0
+
+    def fingerprint_blocks(self, blocks):
+        with self.lock:
+            number, self.n = self.n, self.n + 1
+        self.trouble(number)
+        return super().fingerprint_blocks(blocks)
+
+
+def test_an_error_in_reading_one_file_does_not_end_the_whole_add(crate, tmp_path):
+    def broken_disk(number):
+        if number == 2:
+            raise OSError(5, "Input/output error")
+
+    with Library(tmp_path / "lib", fingerprinters=[Troubled(broken_disk)]) as library:
+        report = library.add([crate])
+        assert (report.added, len(report.failed)) == (7, 1)
+        assert "Input/output error" in report.failed[0][1]
+        assert library.add([crate]).added == 1
+
+
+def test_a_file_that_vanishes_during_add_fails_alone(library, crate, tmp_path):
+    copy = shutil.copytree(crate, tmp_path / "copy")
+    report = library.add([copy], progress=lambda _: (copy / "tune6.wav").unlink(missing_ok=True))
+    assert report.added + len(report.failed) == 8
+    assert library.verify() == []
+
+
+def test_a_slow_file_does_not_hold_up_the_others(crate, tmp_path):
+    others_done = threading.Event()
+    slow = Troubled(lambda number: number or others_done.wait(20))
+    done = []
+
+    def note(progress):
+        done.append(progress.path)
+        if len(done) == 7:
+            others_done.set()
+
+    with Library(tmp_path / "lib", threads=2, fingerprinters=[slow]) as library:
+        started = time.monotonic()
+        assert library.add([crate], progress=note).added == 8
+    assert time.monotonic() - started < 20
+
+
+def test_what_is_acknowledged_can_be_seen_by_others_at_once(library, crate):
+    with Library(library.folder) as other:
+        seen = []
+
+        def look(progress):
+            seen.append(other.catalog.find_path(str(progress.path)) is not None)
+
+        library.add([crate], progress=look)
+    assert seen == [True] * 8
+
+
+def test_recordings_removed_by_another_process_during_a_search_are_not_found(library, crate):
+    library.add([crate])
+    clip = tune(5).slice(4, 9)
+    with Library(library.folder, fingerprinters=[BandEnergies()]) as other:
+        gone = library.identify(clip).matches[0].recording
+        index = library.index
+
+        def removed_meanwhile(method):
+            found = index(method)
+            if gone.id in {r.id for r in other}:
+                other.remove([gone.id])
+            return found
+
+        library.index = removed_meanwhile
+        library._sequence.cache_clear()
+        answer = library.identify(clip, threshold=0.0)
+    assert all(m.recording.id != gone.id for m in answer.matches)
+
+
+def test_a_recording_that_changed_is_aligned_with_its_new_sound(library, tmp_path):
+    write_wav(tmp_path / "a.wav", tune(1))
+    library.add([tmp_path])
+    assert library.identify(tune(1).slice(3, 9)).decided
+    write_wav(tmp_path / "a.wav", Audio(tune(1).samples[16000:], 8000))
+    library.add([tmp_path])
+    best = library.identify(tune(1).slice(3, 9)).matches[0]
+    assert best.reference_start - best.query_start == pytest.approx(1.0, abs=0.3)
+
+
 WORKER = """
-import sys
+import os, signal, sys
 sys.path.insert(0, {tests!r})
 from fakes import BandEnergies
 from spolia.library import Library
+
+left = {die_after!r}
+
+def acknowledge(progress):
+    global left
+    print(progress.path, flush=True)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
 with Library({folder!r}, fingerprinters=[BandEnergies()]) as library:
     print("ready", flush=True)
-    library.add({paths!r}, progress=lambda p: print(p.path, flush=True))
+    library.add({paths!r}, progress=acknowledge)
 """
 
 
-def start_worker(folder, paths):
+def start_worker(folder, paths, *, die_after=-1):
     code = WORKER.format(
-        tests=str(Path(__file__).parent), folder=str(folder), paths=[str(p) for p in paths]
+        tests=str(Path(__file__).parent),
+        folder=str(folder),
+        paths=[str(p) for p in paths],
+        die_after=die_after,
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_two_processes_add_into_one_library(crate, tmp_path):
+def test_processes_that_add_at_once_into_a_new_library_lose_nothing(crate, tmp_path):
     files = list(find_files([crate]))
-    workers = [start_worker(tmp_path / "lib", part) for part in (files[:4], files[4:])]
-    assert [w.wait(60) for w in workers] == [0, 0]
-    for worker in workers:
-        worker.stdout.close()
+    shares = (files[:3], files[3:6], files[5:], files)  # some files are in several
+    workers = [start_worker(tmp_path / "lib", share) for share in shares]
+    acknowledged = [set(w.communicate(timeout=60)[0].split()) for w in workers]
+    assert [w.returncode for w in workers] == [0, 0, 0, 0]
+    assert acknowledged[3] == {"ready", *map(str, files)}
     with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
-        assert len(library) == 8
+        assert {r.path for r in library} == set(map(str, files))
         assert library.verify() == []
 
 
-def test_kill_at_ten_random_moments_loses_nothing_acknowledged(tmp_path):
-    rng = np.random.default_rng(11)
-    crate = tmp_path / "crate"
-    crate.mkdir()
-    for i in range(60):
-        write_wav(crate / f"{i:02d}.wav", tune(i, seconds=4))
+def test_identify_answers_while_another_process_adds(library, crate, tmp_path):
+    files = list(find_files([crate]))
+    library.add(files[:1])
+    with start_worker(library.folder, files) as worker:
+        answers = []
+        while worker.poll() is None:
+            answers.append(library.identify(tune(0).slice(3, 9), threshold=0.5))
+    assert worker.returncode == 0
+    assert all(Path(a.matches[0].recording.path).stem == "tune0" for a in answers)
+
+
+def make_crate(folder, n):
+    folder.mkdir()
+    for i in range(n):
+        write_wav(folder / f"{i:02d}.wav", tune(i, seconds=4))
+    return folder
+
+
+def kill_and_check(worker, folder, acknowledged):
+    """Note what a killed worker acknowledged; all of it, and nothing half done, is there."""
+    acknowledged |= set(worker.communicate(timeout=60)[0].split()) - {"ready"}
+    assert worker.returncode == -signal.SIGKILL
+    with Library(folder, fingerprinters=[BandEnergies()]) as library:
+        assert library.verify() == []
+        assert acknowledged <= {r.path for r in library}
+
+
+def test_kill_at_the_moment_of_acknowledgement_loses_nothing(tmp_path):
+    crate = make_crate(tmp_path / "crate", 12)
     acknowledged: set[str] = set()
-    for _ in range(10):
+    for die_after in (1, 3, 6):
+        worker = start_worker(tmp_path / "lib", [crate], die_after=die_after)
+        kill_and_check(worker, tmp_path / "lib", acknowledged)
+        assert len(acknowledged) >= die_after
+
+
+def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path):
+    rng = np.random.default_rng(11)
+    crate = make_crate(tmp_path / "crate", 60)
+    acknowledged: set[str] = set()
+    for _ in range(8):
         worker = start_worker(tmp_path / "lib", [crate])
         assert worker.stdout.readline() == "ready\n"
-        wait = int(rng.integers(1, 8))
-        lines = [worker.stdout.readline().strip() for _ in range(wait)]
+        time.sleep(rng.uniform(0.0, 0.06))
         worker.kill()
-        lines += worker.stdout.read().split()
-        worker.wait()
-        worker.stdout.close()
-        acknowledged |= {line for line in lines if line}
-        with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
-            assert library.verify() == []
-            assert acknowledged <= {r.path for r in library}
-    assert acknowledged
+        kill_and_check(worker, tmp_path / "lib", acknowledged)
+    assert 0 < len(acknowledged) < 60
     with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
-        library.add([crate])
+        assert library.add([crate]).unchanged >= len(acknowledged)
         assert len(library) == 60
-        assert os.listdir(tmp_path / "lib")
+        assert library.verify() == []
+
+
+class Slow(BandEnergies):
+    """Takes 0.3 s for each block, a minute of sound."""
+
+    def fingerprint_blocks(self, blocks):
+        def slowly():
+            for block in blocks:
+                yield block
+                time.sleep(0.3)
+
+        return super().fingerprint_blocks(slowly())
+
+
+def test_ctrl_c_in_a_long_file_ends_soon_and_keeps_what_was_acknowledged(tmp_path):
+    write_wav(tmp_path / "a.wav", tune(1))
+    write_wav(tmp_path / "long.wav", Audio(np.tile(tune(2).samples, 3 * 30), 8000))  # 9 s of work
+    stopped_at = []
+
+    def interrupt(_):
+        stopped_at.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    with Library(tmp_path / "lib", fingerprinters=[Slow()]) as library:
+        with pytest.raises(KeyboardInterrupt):
+            library.add([tmp_path], progress=interrupt)
+        assert time.monotonic() - stopped_at[0] < 2.0
+        assert [Path(r.path).name for r in library] == ["a.wav"]
+        assert library.verify() == []

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+
 import numpy as np
 import pytest
 
+from spolia.errors import CorruptLibrary, LibraryError, SpoliaError, UnknownRecording
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
+from spolia.store import derived
 from spolia.store.catalog import Catalog
 from spolia.store.postings import open_postings
 from spolia.store.vectors import open_vectors
@@ -103,12 +110,14 @@ def test_inverted_lists_recall_at_least_nine_in_ten(catalog):
     assert found >= 180
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "random", "stale", "stamp"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "random", "stale", "stamp", "facts"])
 def test_index_files_are_rebuilt(catalog, damage):
     open_vectors(catalog, "segments", flat_below=10)
     open_postings(catalog, "landmarks")
-    folder = catalog.path.parent
-    for file in (folder / "segments.faiss", folder / "landmarks.postings.npy"):
+    files = sorted(catalog.path.parent.glob("*.index"))
+    assert len(files) == 2
+    for file in files:
+        stamp = file.with_suffix(".json")
         if damage == "missing":
             file.unlink()
         elif damage == "truncated":
@@ -118,14 +127,197 @@ def test_index_files_are_rebuilt(catalog, damage):
             content[len(content) // 2] ^= 255
             file.write_bytes(bytes(content))
         elif damage == "stamp":
-            file.with_suffix(".json").write_text("{")
+            stamp.write_text("{")
+        elif damage == "facts":  # still JSON, but other ids
+            stamp.write_text(stamp.read_text().replace("000000000000000", "fffffffffffffff"))
     if damage == "stale":
         catalog.add(recording(50), [segments(50), landmarks(50)])
     n = 21 if damage == "stale" else 20
     index = open_vectors(catalog, "segments", flat_below=10)
     assert len(index) == 100 * n
     assert len(index.search(vectors(7)[:3], np.arange(3.0), 1)) == 3
-    assert len(open_postings(catalog, "landmarks")) == 300 * n
+    postings = open_postings(catalog, "landmarks")
+    assert len(postings) == 300 * n
+    assert postings.recording_ids == index.recording_ids == sorted(index.recording_ids)
+    assert {r.id for r in catalog.recordings()} == set(index.recording_ids)
+    assert len(list(catalog.path.parent.glob("*.index"))) == 2
+
+
+def test_a_library_made_anew_does_not_answer_from_the_old_index(tmp_path):
+    for first in (0, 50):
+        with closing(Catalog(tmp_path)) as made:
+            for i in range(first, first + 3):
+                made.add(recording(i), [landmarks(i), segments(i)])
+            ids = [recording(i).id for i in range(first, first + 3)]
+            assert open_postings(made, "landmarks").recording_ids == ids
+            assert open_vectors(made, "segments", flat_below=10).recording_ids == ids
+        for file in tmp_path.glob("library.sqlite*"):
+            file.unlink()
+
+
+def test_a_fresh_index_is_opened_without_reading_the_fingerprints(catalog, monkeypatch):
+    open_vectors(catalog, "segments", flat_below=10)
+    open_postings(catalog, "landmarks")
+    monkeypatch.setattr(Catalog, "sequences", lambda *_: pytest.fail("read every fingerprint"))
+    assert len(open_vectors(catalog, "segments", flat_below=10)) == 2000
+    assert len(open_postings(catalog, "landmarks")) == 6000
+
+
+def test_an_index_that_cannot_be_written_is_used_all_the_same(catalog, monkeypatch, caplog):
+    def no_space(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(derived, "_write_whole", no_space)
+    assert len(open_vectors(catalog, "segments", flat_below=10)) == 2000
+    assert len(open_postings(catalog, "landmarks")) == 6000
+    assert "No space left" in caplog.text
+
+
+def edit(catalog, statement):
+    with closing(sqlite3.connect(catalog.path)) as database:
+        database.execute(statement)
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE fingerprints SET dim = 7 WHERE rowid = 3", "fingerprint is damaged; run: spolia"),
+        ("UPDATE fingerprints SET duration = 'x' WHERE rowid = 3", "fingerprint is damaged"),
+        ("UPDATE fingerprints SET content = 'text' WHERE rowid = 3", "fingerprint is damaged"),
+        ("UPDATE recordings SET duration = 'x' WHERE id LIKE '%3'", "description is damaged"),
+        ("DELETE FROM fingerprints WHERE rowid = 3", "has no segments fingerprint; add its file"),
+        ("UPDATE fingerprints SET recording_id = 'ffff' WHERE rowid = 3", "but nothing else"),
+    ],
+)
+def test_verify_names_a_damaged_row(catalog, statement, problem):
+    edit(catalog, statement)
+    assert any(problem in sentence for sentence in catalog.verify())
+
+
+def test_a_damaged_fingerprint_is_an_error_until_it_is_removed(catalog):
+    edit(catalog, "UPDATE fingerprints SET dim = 7 WHERE rowid = 3")
+    with pytest.raises(CorruptLibrary, match="spolia remove 0000000000000001"):
+        open_vectors(catalog, "segments")
+    catalog.remove(recording(1).id)
+    assert catalog.verify() == []
+    assert len(open_vectors(catalog, "segments")) == 1900
+
+
+def test_fingerprints_of_no_recording_are_never_found_and_can_be_replaced(catalog):
+    edit(catalog, f"DELETE FROM recordings WHERE id = '{recording(4).id}'")  # leaves its rows
+    assert recording(4).id not in open_vectors(catalog, "segments").recording_ids
+    catalog.add(recording(4), [segments(4), landmarks(4)])
+    assert catalog.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE meta SET value = 'x' WHERE key = 'format'", "its format is no number"),
+        ("UPDATE meta SET value = '9' WHERE key = 'format'", "format 9.*upgrade"),
+        ("DELETE FROM meta", "its format is no number"),
+        ("DROP TABLE meta", "holds no library"),
+        ("DROP TABLE methods", "no such table: methods"),
+    ],
+)
+def test_a_library_of_another_format_is_one_sentence(catalog, statement, message):
+    edit(catalog, statement)
+    with (
+        pytest.raises(CorruptLibrary, match=message),
+        closing(Catalog(catalog.path.parent, create=False)) as c,
+    ):
+        c.methods()
+
+
+def test_a_folder_that_cannot_be_a_library_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "odd" / "library.sqlite").mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "odd"):
+        with pytest.raises(LibraryError, match="cannot (hold|be used)"):
+            Catalog(folder)
+
+
+def test_a_closed_library_does_not_claim_to_be_damaged(catalog):
+    catalog.close()
+    with pytest.raises(LibraryError, match="open the library again") as caught:
+        catalog.recordings()
+    assert not isinstance(caught.value, CorruptLibrary)
+
+
+def use(folder):
+    """Do all that can be done with a library; return whether ``verify`` found nothing."""
+    with closing(Catalog(folder, create=False)) as opened:
+        clean = opened.verify() == []
+        for r in opened.recordings():
+            opened.get(r.id)
+        open_vectors(opened, "segments")
+        open_postings(opened, "landmarks")
+        opened.add(recording(99), [segments(99), landmarks(99)])
+        opened.remove(recording(99).id)
+        return clean
+
+
+def test_a_damaged_database_gives_our_errors_only(catalog, tmp_path):
+    catalog.close()
+    content = (tmp_path / "library.sqlite").read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = Counter()
+    for i in range(150):
+        damaged = bytearray(content)
+        if i % 3 == 0:
+            del damaged[int(rng.integers(0, len(damaged))) :]
+        else:
+            at = int(rng.integers(0, len(damaged) if i % 3 == 1 else 3 * 8192))
+            damaged[at : at + 16] = rng.bytes(16)
+        folder = tmp_path / f"{i}"
+        folder.mkdir()
+        (folder / "library.sqlite").write_bytes(damaged)
+        try:
+            outcomes["clean" if use(folder) else "found"] += 1
+        except SpoliaError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] >= 50  # all that were truncated
+
+
+def test_a_beginning_of_an_id_is_found_without_reading_all(catalog):
+    assert catalog.get("000000000000000f") == recording(15)
+    assert catalog.get("0000000000000013"[:16]) == recording(19)
+    for text in ("", "00000", "zz", "\udcff", "é", "0000000000000000g", "%"):
+        with pytest.raises(UnknownRecording):
+            catalog.get(text)
+
+
+def test_removing_several_removes_all_or_none(catalog):
+    with pytest.raises(UnknownRecording):
+        catalog.remove(recording(1).id, "nonsense")
+    assert len(catalog.recordings()) == 20
+    catalog.remove(recording(1).id, recording(2).id)
+    assert len(catalog.recordings()) == 18
+
+
+def test_twenty_thousand_recordings_are_listed_opened_and_removed_in_seconds(tmp_path):
+    small = [segments(0, n=5), landmarks(0, n=20)]
+    with closing(Catalog(tmp_path)) as catalog:
+        catalog._connection.execute("PRAGMA synchronous = OFF")
+        for i in range(20_000):
+            catalog.add(recording(i), small)
+        started = time.perf_counter()
+        ids = [r.id for r in catalog.recordings()]
+        listed = time.perf_counter()
+        assert len(open_vectors(catalog, "segments")) == 100_000
+        opened = time.perf_counter()
+        assert catalog.verify() == []
+        verified = time.perf_counter()
+        for recording_id in ids:
+            catalog.get(recording_id)
+        catalog.remove(*ids)
+        removed = time.perf_counter()
+    assert listed - started < 1.0
+    assert opened - listed < 5.0
+    assert verified - opened < 5.0
+    assert removed - verified < 10.0  # quadratic, it took a minute
 
 
 def test_postings_return_every_equal_hash(catalog):

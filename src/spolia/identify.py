@@ -18,6 +18,8 @@ N_LINES = 24  # proposals that are refined per window of the query
 WINDOW = 30.0  # seconds of a query that vote together
 WINDOW_HOP = 15.0  # seconds between windows of a long query
 SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
+SURE_SCORE = 0.6  # mean similarity on a long stretch that makes shifted queries needless
+SURE_SHARE = 0.6  # of the query
 OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two matches rivals
 
 
@@ -99,7 +101,7 @@ def match_segments(
     n_vectors: int,
     calibration: Calibration,
 ) -> list[Candidate]:
-    """Return candidates of a query by its segment vectors, most probable first.
+    """Return candidates of a query by its segment vectors.
 
     search: hits of a part of the query; sequence: a recording's stored fingerprint; hop, segment:
     seconds between and within the stored vectors. Of lines that explain the same stretch of the
@@ -114,12 +116,22 @@ def match_segments(
             line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
             if line is not None:
                 lines.setdefault(recording_id, []).append(line)
-    return ranked(
-        [
-            Candidate(r, line, probability_of(line, n_vectors, calibration))
-            for r, found in lines.items()
-            for line in merged(found)
-        ]
+    return [
+        Candidate(r, line, probability_of(line, n_vectors, calibration))
+        for r, found in lines.items()
+        for line in merged(found)
+    ]
+
+
+def is_sure(candidates: list[Candidate], duration: float) -> bool:
+    """Tell whether a line fits most of a query so well that no other need be looked for.
+
+    Independent of the calibration, which is fitted on what the search returns.
+    """
+    return any(
+        c.line.score >= SURE_SCORE
+        and c.line.query_end - c.line.query_start >= SURE_SHARE * duration
+        for c in candidates
     )
 
 
@@ -144,7 +156,16 @@ def _refined(
     step: float,
 ) -> Line | None:
     window = compare(part.times, part.values, reference.times, reference.values, proposal, hop=hop)
-    return refine(window, proposal, segment=segment, step=step)
+    line = refine(window, proposal, segment=segment, step=step)
+    if line is None:
+        return None
+    # Vectors of different speeds match at their middles, but times are those of their starts.
+    return replace(
+        line,
+        offset=line.offset - (line.speed - 1.0) * segment / 2,
+        query_start=max(0.0, line.query_start),
+        query_end=min(part.duration, line.query_end),
+    )
 
 
 def windows(query: Fingerprint) -> list[Fingerprint]:
@@ -224,7 +245,7 @@ def match_landmarks(
             if line is not None:
                 probability = probability_of(line, n_hashes, calibration)
                 candidates.append(Candidate(recording_ids[proposal.recording], line, probability))
-    return ranked(candidates)
+    return candidates
 
 
 def _landmark_line(hits: Hits, proposal: Proposal, part: Fingerprint) -> Line | None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +41,7 @@ class AddProgress:
 
 
 Progress = Callable[[AddProgress], None]
+Analysis = tuple[Recording, list[Fingerprint]]
 
 
 @dataclass
@@ -49,23 +57,34 @@ class AddReport:
     elapsed: float = 0.0  # seconds
 
 
-def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+def find_files(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    on_error: Callable[[OSError], object] | None = None,
+) -> Iterator[Path]:
     """Yield files named directly, and those in folders that look like audio, each once.
 
     Folders are walked in order of names; hidden files and folders are left out, and links to
-    folders are not followed.
+    folders are not followed. ``on_error`` is called for each folder that cannot be read.
     """
     seen: set[Path] = set()
     for path in map(Path, paths):
-        for file in _walk(path) if path.is_dir() else (path,):
+        for file in _walk(path, on_error) if _is_folder(path) else (path,):
             absolute = Path(os.path.abspath(file))
             if absolute not in seen:
                 seen.add(absolute)
                 yield absolute
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, say: it fails later, by its name
+        return False
+
+
+def _walk(folder: Path, on_error: Callable[[OSError], object] | None) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
@@ -87,73 +106,105 @@ def ingest(
 ) -> AddReport:
     """Fingerprint files and store each in one transaction; see ``Library.add``."""
     started = time.monotonic()
-    report = AddReport()
-    files = list(find_files(paths))
-    known = {r.path: r for r in catalog.recordings()}
-    complete = catalog.complete([f.method for f in fingerprinters])
-    queue = deque(files)
-    pending: deque[tuple[Path, Future[tuple[Recording, list[Fingerprint]]] | None]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="add")
-    try:
-        while queue or pending:
-            while queue and len(pending) < threads * IN_FLIGHT:
-                path = queue.popleft()
-                held = known.get(str(path))
-                same = held is not None and held.id in complete and _unchanged(path, held)
-                pending.append((path, None if same else pool.submit(analyse, path, fingerprinters)))
-            path, future = pending.popleft()
-            reason = _store(catalog, path, future, str(path) in known, report)
+    work = _Ingest(catalog, fingerprinters)
+    files = list(find_files(paths, on_error=work.unreadable))
+    with closing(work.run(files, threads)) as finished:
+        for done, (path, reason) in enumerate(finished, 1):
             if progress:
-                done = len(files) - len(queue) - len(pending)
-                progress(AddProgress(path, done, len(files), report.seconds_of_audio, reason))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    report.elapsed = time.monotonic() - started
-    return report
+                seconds = work.report.seconds_of_audio
+                progress(AddProgress(path, done, len(files), seconds, reason))
+    work.report.failed.sort()
+    work.report.elapsed = time.monotonic() - started
+    return work.report
 
 
-def _unchanged(path: Path, known: Recording) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (known.size, known.modified)
+class _Ingest:
+    """One call of ``ingest``: what is known before, what was done so far."""
 
+    def __init__(self, catalog: Catalog, fingerprinters: Sequence[Fingerprinter]) -> None:
+        self.catalog, self.fingerprinters = catalog, fingerprinters
+        self.report = AddReport()
+        self.known = {recording.id: recording for recording in catalog.recordings()}
+        self.complete = catalog.complete([f.method for f in fingerprinters])
+        self.stopped = threading.Event()
 
-def _store(
-    catalog: Catalog,
-    path: Path,
-    future: Future[tuple[Recording, list[Fingerprint]]] | None,
-    replaces: bool,
-    report: AddReport,
-) -> str | None:
-    """Store a finished file and count it; return why it failed, or None."""
-    if future is None:
-        report.unchanged += 1
+    def unreadable(self, error: OSError) -> None:
+        """Count a folder that cannot be read as failed."""
+        self.report.failed.append((str(error.filename), _unreadable(error)))
+
+    def run(
+        self, files: Iterable[Path], threads: int
+    ) -> Generator[tuple[Path, str | None], None, None]:
+        """Yield each file as soon as it is stored, with the reason if it failed."""
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="add")
+        pending: dict[Future[Analysis], Path] = {}
+        try:
+            for path in files:
+                if self._is_unchanged(path):
+                    self.report.unchanged += 1
+                    yield path, None
+                    continue
+                pending[pool.submit(analyse, path, self.fingerprinters, self.stopped)] = path
+                if len(pending) == threads * IN_FLIGHT:
+                    yield from self._finished(pending)
+            while pending:
+                yield from self._finished(pending)
+        finally:
+            self.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _is_unchanged(self, path: Path) -> bool:
+        held = self.known.get(recording_id(path))
+        if held is None or held.id not in self.complete:
+            return False
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (held.size, held.modified)
+
+    def _finished(self, pending: dict[Future[Analysis], Path]) -> Iterator[tuple[Path, str | None]]:
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            path = pending.pop(future)
+            yield path, self._store(path, future)
+
+    def _store(self, path: Path, future: Future[Analysis]) -> str | None:
+        """Store a finished file and count it; return why it failed, or None."""
+        try:
+            recording, fingerprints = future.result()
+        except AudioError as error:
+            return self._failed(path, error.reason)
+        except OSError as error:
+            return self._failed(path, _unreadable(error))
+        self.catalog.add(recording, fingerprints)
+        if recording.id in self.known:
+            self.report.updated += 1
+        else:
+            self.report.added += 1
+        self.report.seconds_of_audio += recording.duration
+        self.report.lost += recording.lost
         return None
-    try:
-        recording, fingerprints = future.result()
-    except AudioError as error:
-        report.failed.append((str(path), error.reason))
-        return error.reason
-    catalog.add(recording, fingerprints)
-    if replaces:
-        report.updated += 1
-    else:
-        report.added += 1
-    report.seconds_of_audio += recording.duration
-    report.lost += recording.lost
-    return None
+
+    def _failed(self, path: Path, reason: str) -> str:
+        self.report.failed.append((str(path), reason))
+        return reason
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror or error}); check the file and its permissions"
 
 
 class _Watch:
-    """Notes duration, loss and peak of the blocks that pass."""
+    """Notes duration, loss and peak of the blocks that pass, until told to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopped: threading.Event) -> None:
         self.seconds = self.lost = self.peak = 0.0
+        self.stopped = stopped
 
     def watch(self, blocks: Iterator[Audio]) -> Iterator[Audio]:
         for block in blocks:
+            if self.stopped.is_set():
+                raise CancelledError
             self.seconds += block.duration
             self.lost += block.lost
             self.peak = max(self.peak, float(np.abs(block.samples).max(initial=0.0)))
@@ -161,17 +212,20 @@ class _Watch:
 
 
 def analyse(
-    path: Path, fingerprinters: Sequence[Fingerprinter]
-) -> tuple[Recording, list[Fingerprint]]:
+    path: Path, fingerprinters: Sequence[Fingerprinter], stopped: threading.Event
+) -> Analysis:
     """Decode a file once per method, in blocks, and return what is to be stored.
 
-    Raises AudioError where nothing can be indexed.
+    Raises AudioError where nothing can be indexed, OSError where the file cannot be read, and
+    CancelledError soon after ``stopped`` is set.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise AudioError(str(path), "is a pipe or a device; give an audio file")
     tags = read_tags(path)
     status = path.stat()
-    fingerprints, watch = [], _Watch()
+    fingerprints, watch = [], _Watch(stopped)
     for fingerprinter in fingerprinters:
-        watch = _Watch()
+        watch = _Watch(stopped)
         blocks = stream(path, sample_rate=fingerprinter.sample_rate)
         fingerprint = fingerprinter.fingerprint_blocks(watch.watch(blocks))
         if not len(fingerprint):
@@ -179,7 +233,7 @@ def analyse(
         fingerprints.append(fingerprint)
     recording = Recording(
         recording_id(path),
-        str(path),
+        os.fsencode(path).decode("utf-8", "backslashreplace"),  # names need not be text
         watch.seconds,
         tags.title,
         tags.artist,

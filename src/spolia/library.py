@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spolia.audio import Audio, Source, check_query, name_of
-from spolia.errors import ParameterError
+from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
 from spolia.identify import (
@@ -19,8 +19,10 @@ from spolia.identify import (
     Identification,
     Match,
     best_per_recording,
+    is_sure,
     match_landmarks,
     match_segments,
+    ranked,
     rivals_removed,
 )
 from spolia.ingest import AddReport, Progress, ingest
@@ -65,9 +67,9 @@ class Library:
         self.folder = Path(folder)
         self.threads = max(1, threads)
         self.model = model
-        self.catalog = Catalog(self.folder, create=create)
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
         wanted = methods or self._fingerprinters
+        self.catalog = Catalog(self.folder, create=create)
         held = self.catalog.methods()
         self.methods = list(
             dict.fromkeys([*held, *(wanted or () if held else wanted or DEFAULT_METHODS)])
@@ -133,8 +135,8 @@ class Library:
     def remove(self, recording_ids: Iterable[str]) -> list[Recording]:
         """Remove recordings; all ids are checked before the first is removed."""
         found = [self.catalog.get(recording_id) for recording_id in recording_ids]
-        for recording in found:
-            self.catalog.remove(recording.id)
+        found = list(dict.fromkeys(found))
+        self.catalog.remove(*(recording.id for recording in found))
         return found
 
     def verify(self) -> list[str]:
@@ -149,7 +151,6 @@ class Library:
         """Return the search index of a method, brought up to date with the catalog."""
         index = self._indexes.get(method)
         if index is None or index.generation != self.catalog.generation:
-            self._sequence.cache_clear()
             if method == "landmarks":
                 index = open_postings(self.catalog, method)
             else:
@@ -157,7 +158,8 @@ class Library:
             self._indexes[method] = index
         return index
 
-    def _read_sequence(self, recording_id: str, method: str) -> Fingerprint:
+    def _read_sequence(self, recording_id: str, method: str, generation: int) -> Fingerprint:
+        """Read a fingerprint; its generation keeps older ones out of the cache."""
         return self.catalog.fingerprint(recording_id, method)
 
     def identify(
@@ -184,9 +186,8 @@ class Library:
         name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
         check_query(audio, name, MINIMUM_QUERY)
         calibration = fingerprinter.calibration
-        candidates = self.candidates(audio, method=method)
         limit = calibration.threshold if threshold is None else threshold
-        matches = self._matches(candidates, method, limit, top)
+        matches = self._find(audio, method, limit, top)
         return Identification(
             name,
             audio.duration,
@@ -202,10 +203,18 @@ class Library:
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
         method = self._chosen(method)
-        fingerprinter = self.fingerprinter(method)
-        query = fingerprinter.fingerprint_query(audio)
-        index = self.index(method)
-        calibration = fingerprinter.calibration
+        fingerprinter, index = self.fingerprinter(method), self.index(method)
+        candidates = self._search(fingerprinter.fingerprint_query(audio), fingerprinter, index)
+        if fingerprinter.query_rates and not is_sure(candidates, audio.duration):
+            for rate in fingerprinter.query_rates:
+                shifted = fingerprinter.fingerprint_query(audio, rate=rate)
+                candidates += self._search(shifted, fingerprinter, index)
+        return ranked(candidates)
+
+    def _search(
+        self, query: Fingerprint, fingerprinter: Fingerprinter, index: Index
+    ) -> list[Candidate]:
+        calibration, method = fingerprinter.calibration, fingerprinter.method
         if isinstance(index, PostingsIndex):
             return match_landmarks(
                 query,
@@ -217,7 +226,7 @@ class Library:
         return match_segments(
             query,
             lambda part: _search_sparsely(index, part),
-            lambda recording_id: self._sequence(recording_id, method),
+            lambda recording_id: self._sequence(recording_id, method, index.generation),
             index.recording_ids,
             hop=fingerprinter.hop_seconds,
             segment=fingerprinter.segment_seconds,
@@ -252,6 +261,15 @@ class Library:
         ]
         chosen = chosen[: max(top, len(decided))]
         return [self._match(candidate, method) for candidate in chosen]
+
+    def _find(self, audio: Audio, method: str, limit: float, top: int) -> list[Match]:
+        while True:
+            generation = self.catalog.generation
+            try:
+                return self._matches(self.candidates(audio, method=method), method, limit, top)
+            except UnknownRecording:  # removed while we searched: search what is left
+                if generation == self.catalog.generation:
+                    raise
 
     def _match(self, candidate: Candidate, method: str) -> Match:
         line = candidate.line

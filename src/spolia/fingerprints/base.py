@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,5 +70,13 @@ class Fingerprinter(Protocol):
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
         """Return the reference fingerprint of consecutive blocks, in bounded memory."""
 
-    def fingerprint_query(self, audio: Audio) -> Fingerprint:
-        """Return the fingerprint of a query, which may be denser than a reference's."""
+    @property
+    def query_rates(self) -> Sequence[float]:
+        """Rates at which a query that found nothing sure is played again; see fingerprint_query."""
+
+    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+        """Return the fingerprint of a query, which may be denser than a reference's.
+
+        rate: how many times as fast, and so higher, the query is played first; the times returned
+        are those of the query as it was given.
+        """

@@ -6,7 +6,7 @@ phases of the hop, because a query's frames never begin where a reference's do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,7 @@ class LandmarkFingerprinter:
     """Makes ``landmarks`` fingerprints."""
 
     method = "landmarks"
+    query_rates: Sequence[float] = ()  # as in Wang 2003
     model_id = None
     sample_rate = SAMPLE_RATE
     hop_seconds = HOP / SAMPLE_RATE
@@ -72,8 +73,10 @@ class LandmarkFingerprinter:
         duration = samples_to_seconds(n_samples, SAMPLE_RATE)
         return Fingerprint(self.method, None, times, np.concatenate(hashes), duration)
 
-    def fingerprint_query(self, audio: Audio) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
         """Return the hashes of a query at ``QUERY_PHASES`` phases, each once per frame."""
+        if rate != 1.0:
+            raise ParameterError(f"landmarks are not made at another rate ({rate}); use 1.0")
         samples = _checked(audio).samples
         starts: list[Ints] = []
         hashes: list[Hashes] = []

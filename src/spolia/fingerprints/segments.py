@@ -8,12 +8,13 @@ grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
 from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
@@ -25,6 +26,8 @@ from spolia.timing import n_segments
 SILENCE_RMS = 1e-4  # −80 dBFS: segments below are neither stored nor searched
 BLOCK_SEGMENTS = 120  # one minute
 QUERY_PHASES = 4  # a query vector every 0.125 s
+SHIFTED_PHASES = 2  # of a query that is played again at another rate
+SHIFT = 1.6  # semitones by which such a query is shifted, up and down
 
 Vectors = npt.NDArray[np.float32]
 
@@ -101,25 +104,39 @@ class SegmentFingerprinter:
         mean = (energy[starts + self.card.segment] - energy[starts]) / self.card.segment
         return np.asarray(mean > SILENCE_RMS**2)
 
-    def fingerprint_query(self, audio: Audio) -> Fingerprint:
-        """Return vectors at ``QUERY_PHASES`` times the density of a reference, in order of time."""
-        shift = self.card.hop // QUERY_PHASES
+    @property
+    def query_rates(self) -> Sequence[float]:
+        """Rates that bring shifts of pitch beyond a semitone back into the encoder's reach."""
+        return 2.0 ** (SHIFT / 12), 2.0 ** (-SHIFT / 12)
+
+    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+        """Return vectors at several phases of the hop, in order of time.
+
+        rate: how many times as fast, and so higher, the query is played before it is encoded. Each
+        vector keeps the place of its middle in the query as it was given.
+        """
+        original, n_phases = audio, QUERY_PHASES
+        if rate != 1.0:
+            samples = soxr.resample(audio.samples, rate, 1.0, quality="HQ")
+            audio, n_phases = Audio(samples, audio.sample_rate), SHIFTED_PHASES
+        shift = self.card.hop // n_phases
         times: list[npt.NDArray[np.float64]] = []
         vectors: list[Vectors] = []
-        for phase in range(QUERY_PHASES):
+        for phase in range(n_phases):
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
                 break
             one = self.fingerprint(Audio(part, audio.sample_rate))
             times.append(one.times + phase * shift / self.sample_rate)
             vectors.append(one.values)
-        order = np.argsort(np.concatenate(times), kind="stable")
+        played = np.concatenate(times)
+        order = np.argsort(played, kind="stable")
         return Fingerprint(
             self.method,
             self.model_id,
-            np.concatenate(times)[order],
+            rate * played[order] + (rate - 1.0) * self.segment_seconds / 2,
             np.concatenate(vectors)[order],
-            audio.duration,
+            original.duration,
         )
 
     def _checked(self, audio: Audio) -> Audio:

@@ -9,23 +9,42 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from spolia.errors import CorruptLibrary, IncompatibleModel, LibraryNotFound, UnknownRecording
+from spolia.errors import (
+    CorruptLibrary,
+    IncompatibleModel,
+    LibraryError,
+    LibraryNotFound,
+    SpoliaError,
+    UnknownRecording,
+)
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
+from spolia.store.rows import (
+    COLUMNS,
+    SEQUENCE,
+    Sequence8,
+    recording_from_row,
+    sequence_from_row,
+    sequence_to_row,
+)
 
 DATABASE = "library.sqlite"
 FORMAT = 1
 BUSY_SECONDS = 60.0
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+UNUSABLE = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -42,58 +61,63 @@ CREATE TABLE fingerprints (
 CREATE TABLE methods (method TEXT PRIMARY KEY, model_id TEXT) WITHOUT ROWID;
 """
 
-COLUMNS = ", ".join(f.name for f in fields(Recording))
-
-
-@dataclass(frozen=True)
-class Sequence8:
-    """A stored sequence as it stands in the database."""
-
-    recording_id: str
-    times: npt.NDArray[np.int32]  # milliseconds [shape=(n,)]
-    values: npt.NDArray[Any]  # int8 [shape=(n, dim)], or uint32 [shape=(n,)] if dim is 0
-    scale: float  # vectors are values · scale, then normalised
-    duration: float  # seconds
-
-    def vectors(self) -> npt.NDArray[np.float32]:
-        """Return unit vectors, float32 [shape=(n, dim)]."""
-        values = self.values.astype(np.float32)
-        return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9))
-
 
 class Catalog:
     """The database of one library folder; usable from several threads."""
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.path = folder / DATABASE
-        if not self.path.is_file():
-            if not create:
-                raise LibraryNotFound(f"{folder} is not a library; make one with: spolia add PATH")
+        if not create and not self.path.is_file():
+            raise LibraryNotFound(f"{folder} is not a library; make one with: spolia add PATH")
+        try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LibraryError(
+                f"{folder} cannot hold a library ({error.strerror}); choose another folder"
+            ) from error
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
         with self._guard():
-            self._prepare()
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._guard():
+                self._prepare(create)
+        except BaseException:
+            self._connection.close()
+            raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, create: bool) -> None:
         run = self._connection.execute
+        if not self._has_schema():
+            if not create:
+                raise CorruptLibrary(
+                    f"{self.path} holds no library; restore it from a backup, or make one with: "
+                    "spolia add PATH"
+                )
+            self._create()
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA foreign_keys = ON")
-        with self._transaction():
-            known = run("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
-            if not known:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    run(statement)
-                run("INSERT INTO meta VALUES ('format', ?), ('generation', '0')", (str(FORMAT),))
-        found = int(self._meta("format"))
+        found = self._number("format")
         if found > FORMAT:
             raise CorruptLibrary(
                 f"{self.path} has library format {found}, this spolia reads {FORMAT}; "
                 "upgrade spolia"
             )
+
+    def _has_schema(self) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
+        return self._connection.execute(query).fetchone() is not None
+
+    def _create(self) -> None:
+        run = self._connection.execute
+        with self._transaction():
+            if self._has_schema():  # another process was faster
+                return
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                run(statement)
+            run("INSERT INTO meta VALUES ('format', ?), ('generation', '0')", (str(FORMAT),))
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -101,34 +125,53 @@ class Catalog:
         with self._lock:
             try:
                 yield
-            except sqlite3.OperationalError as error:
-                reason = (
-                    "wait for the other process or try again"
-                    if "locked" in str(error)
-                    else ("check that the folder exists and can be written")
-                )
-                raise CorruptLibrary(f"{self.path} cannot be used ({error}); {reason}") from error
-            except sqlite3.DatabaseError as error:
-                raise CorruptLibrary(
-                    f"{self.path} is damaged ({error}); restore it from a backup or add the files "
-                    "to a new library"
-                ) from error
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> LibraryError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if isinstance(error, sqlite3.ProgrammingError):
+            return LibraryError(f"{self.path} cannot be used ({error}); open the library again")
+        if code in BUSY:
+            return LibraryError(
+                f"{self.path} is in use ({error}); wait for the other process and try again"
+            )
+        if code in UNUSABLE:
+            return LibraryError(
+                f"{self.path} cannot be used ({error}); check that its folder exists, can be "
+                "written and has space left"
+            )
+        return CorruptLibrary(
+            f"{self.path} is damaged ({error}); restore it from a backup or add the files to a new "
+            "library"
+        )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
         try:
+            self._connection.execute(f"BEGIN {kind}")
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
-    def _meta(self, key: str) -> str:
+    @contextmanager
+    def snapshot(self) -> Iterator[int]:
+        """Give the generation; until the end, all that is read is of that generation."""
+        with self._guard(), self._transaction("DEFERRED"):
+            yield self.generation
+
+    def _number(self, key: str) -> int:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise CorruptLibrary(f"{self.path} has no {key!r}; restore it from a backup")
-        return str(row[0])
+        try:
+            return int(row[0])
+        except (TypeError, ValueError) as error:
+            raise CorruptLibrary(
+                f"{self.path} is damaged (its {key} is no number); restore it from a backup or add "
+                "the files to a new library"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -139,12 +182,15 @@ class Catalog:
     def generation(self) -> int:
         """A number that rises with every change."""
         with self._guard():
-            return int(self._meta("generation"))
+            return self._number("generation")
 
     def methods(self) -> dict[str, str | None]:
         """Return the methods that the library holds, each with its model's id."""
         with self._guard():
-            return dict(self._connection.execute("SELECT method, model_id FROM methods").fetchall())
+            rows = self._connection.execute("SELECT method, model_id FROM methods").fetchall()
+        if not all(isinstance(method, str) for method, _ in rows):
+            raise CorruptLibrary(f"{self.path} has a damaged list of methods; restore a backup")
+        return dict(rows)
 
     def declare(self, methods: dict[str, str | None]) -> None:
         """Say which methods and models the library holds; raises IncompatibleModel."""
@@ -165,7 +211,7 @@ class Catalog:
 
     def add(self, recording: Recording, fingerprints: Sequence[Fingerprint]) -> None:
         """Store a recording with its fingerprints at once, replacing an older version."""
-        rows = [_row(recording.id, fingerprint) for fingerprint in fingerprints]
+        rows = [sequence_to_row(recording.id, fingerprint) for fingerprint in fingerprints]
         values = tuple(getattr(recording, f.name) for f in fields(Recording))
         with self._guard(), self._transaction():
             self._declare({f.method: f.model_id for f in fingerprints})
@@ -174,30 +220,36 @@ class Catalog:
             marks = ", ".join("?" * len(values))
             run(f"INSERT INTO recordings ({COLUMNS}) VALUES ({marks})", values)
             self._connection.executemany(
-                "INSERT INTO fingerprints VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
+                "INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             self._advance()
 
     def _advance(self) -> None:
+        # By random steps, so that no other history of the library, made anew or restored from a
+        # backup, comes to the same number and takes the derived files of this one for its own.
         self._connection.execute(
-            "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'"
+            "UPDATE meta SET value = CAST(value AS INTEGER) + 1 + abs(random() % 2147483648) "
+            "WHERE key = 'generation'"
         )
 
-    def remove(self, recording_id: str) -> None:
-        """Remove a recording and its fingerprints; raises UnknownRecording."""
+    def remove(self, *recording_ids: str) -> None:
+        """Remove all these recordings, or none if one is unknown; raises UnknownRecording."""
         with self._guard(), self._transaction():
-            gone = self._connection.execute("DELETE FROM recordings WHERE id = ?", (recording_id,))
-            if gone.rowcount == 0:
-                raise UnknownRecording(
-                    f"no recording has the id {recording_id!r}; see: spolia list"
+            for recording_id in recording_ids:
+                gone = self._connection.execute(
+                    "DELETE FROM recordings WHERE id = ?", (recording_id,)
                 )
+                if gone.rowcount == 0:
+                    raise UnknownRecording(
+                        f"no recording has the id {recording_id!r}; see: spolia list"
+                    )
             self._advance()
 
     def recordings(self) -> list[Recording]:
         """Return all recordings, ordered by path."""
         with self._guard():
             rows = self._connection.execute(f"SELECT {COLUMNS} FROM recordings ORDER BY path")
-            return [Recording(*row) for row in rows]
+            return [recording_from_row(row) for row in rows]
 
     def summary(self) -> tuple[int, float]:
         """Return the number of recordings and their duration in seconds."""
@@ -219,15 +271,17 @@ class Catalog:
 
     def get(self, recording_id: str) -> Recording:
         """Return a recording by its id or the unambiguous beginning of its id."""
-        with self._guard():
-            rows = self._connection.execute(
-                f"SELECT {COLUMNS} FROM recordings WHERE substr(id, 1, ?) = ? LIMIT 2",
-                (len(recording_id), recording_id),
-            ).fetchall()
-        if not recording_id or len(rows) != 1:
+        rows = []
+        if recording_id and recording_id.isascii():
+            with self._guard():
+                rows = self._connection.execute(
+                    f"SELECT {COLUMNS} FROM recordings WHERE id >= ? AND id < ? LIMIT 2",
+                    (recording_id, recording_id + "g"),  # after all hexadecimal digits
+                ).fetchall()
+        if len(rows) != 1:
             what = "is the beginning of several ids" if len(rows) > 1 else "is no recording's id"
             raise UnknownRecording(f"{recording_id!r} {what}; see: spolia list")
-        return Recording(*rows[0])
+        return recording_from_row(rows[0])
 
     def find_path(self, path: str) -> Recording | None:
         """Return the recording that was added from a path."""
@@ -235,35 +289,38 @@ class Catalog:
             row = self._connection.execute(
                 f"SELECT {COLUMNS} FROM recordings WHERE path = ?", (path,)
             ).fetchone()
-        return Recording(*row) if row else None
+        return recording_from_row(row) if row else None
 
     def sequence(self, recording_id: str, method: str) -> Sequence8:
-        """Return a stored sequence; raises UnknownRecording."""
+        """Return a stored sequence; raises UnknownRecording, CorruptLibrary."""
         with self._guard():
             row = self._connection.execute(
-                "SELECT recording_id, duration, dim, scale, times, content FROM fingerprints "
-                "WHERE recording_id = ? AND method = ?",
+                f"SELECT {SEQUENCE} FROM fingerprints WHERE recording_id = ? AND method = ?",
                 (recording_id, method),
             ).fetchone()
         if row is None:
             raise UnknownRecording(
                 f"recording {recording_id!r} has no {method} fingerprint; add it again"
             )
-        return _sequence(row)
+        return sequence_from_row(row)
 
     def sequences(self, method: str) -> Iterator[Sequence8]:
-        """Yield all stored sequences of a method, ordered by recording id."""
+        """Yield all stored sequences of a method, ordered by recording id.
+
+        Raises CorruptLibrary at a damaged one; those of no recording are left out.
+        """
         last = ""
         while True:
             with self._guard():
                 rows = self._connection.execute(
-                    "SELECT recording_id, duration, dim, scale, times, content FROM fingerprints "
-                    "WHERE method = ? AND recording_id > ? ORDER BY recording_id LIMIT 64",
+                    f"SELECT {SEQUENCE} FROM fingerprints WHERE method = ? AND recording_id > ? "
+                    "AND EXISTS (SELECT 1 FROM recordings WHERE id = recording_id) "
+                    "ORDER BY recording_id LIMIT 64",
                     (method, last),
                 ).fetchall()
             if not rows:
                 return
-            yield from map(_sequence, rows)
+            yield from map(sequence_from_row, rows)
             last = rows[-1][0]
 
     def fingerprint(self, recording_id: str, method: str) -> Fingerprint:
@@ -278,51 +335,31 @@ class Catalog:
         """Return a sentence for each thing that is wrong; an empty list is good news."""
         with self._guard():
             run: Callable[..., Any] = self._connection.execute
-            problems = [
-                f"database: {row[0]}" for row in run("PRAGMA integrity_check") if row[0] != "ok"
-            ]
+            found = run("PRAGMA integrity_check").fetchall()
+            problems = [f"database: {text}" for (text,) in found if text != "ok"]
             missing = run(
                 "SELECT r.id, m.method FROM recordings r CROSS JOIN methods m WHERE NOT EXISTS "
                 "(SELECT 1 FROM fingerprints f WHERE f.recording_id = r.id AND f.method = m.method)"
-            ).fetchall()
+            )
             problems += [
                 f"recording {r} has no {m} fingerprint; add its file again" for r, m in missing
             ]
-            for recording_id, method, times, content, checksum in run(
-                "SELECT recording_id, method, times, content, checksum FROM fingerprints"
-            ):
-                if zlib.crc32(times + content) != checksum:
-                    problems.append(
-                        f"recording {recording_id}: its {method} fingerprint is damaged; "
-                        "add its file again"
-                    )
+            orphans = run(
+                "SELECT recording_id, method FROM fingerprints "
+                "WHERE recording_id NOT IN (SELECT id FROM recordings)"
+            )
+            problems += [
+                f"recording {r} has a {m} fingerprint but nothing else; add its file again"
+                for r, m in orphans
+            ]
+            problems += _complaints(recording_from_row, run(f"SELECT {COLUMNS} FROM recordings"))
+            problems += _complaints(sequence_from_row, run(f"SELECT {SEQUENCE} FROM fingerprints"))
         return problems
 
 
-def _row(recording_id: str, fingerprint: Fingerprint) -> tuple[Any, ...]:
-    values = fingerprint.values
-    times = np.round(fingerprint.times * 1000).astype("<i4").tobytes()
-    if values.ndim == 1:
-        dim, scale, content = 0, 1.0, values.astype("<u4").tobytes()
-    else:
-        dim = values.shape[1]
-        scale = max(float(np.abs(values).max(initial=0.0)), 1e-9) / 127.0
-        content = np.round(values / scale).astype(np.int8).tobytes()
-    return (
-        recording_id,
-        fingerprint.method,
-        fingerprint.duration,
-        dim,
-        scale,
-        times,
-        content,
-        zlib.crc32(times + content),
-    )
-
-
-def _sequence(row: tuple[Any, ...]) -> Sequence8:
-    recording_id, duration, dim, scale, times, content = row
-    values: npt.NDArray[Any] = (
-        np.frombuffer(content, np.int8).reshape(-1, dim) if dim else np.frombuffer(content, "<u4")
-    )
-    return Sequence8(recording_id, np.frombuffer(times, "<i4"), values, scale, duration)
+def _complaints(read: Callable[[Any], object], rows: Iterable[Any]) -> Iterator[str]:
+    for row in rows:
+        try:
+            read(row)
+        except SpoliaError as error:
+            yield str(error)

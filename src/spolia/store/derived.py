@@ -1,18 +1,67 @@
-"""Files derived from the catalog: written whole or not at all, checked, rebuilt at need."""
+"""Files derived from the catalog: written whole or not at all, checked, rebuilt at need.
+
+A file's name holds the generation of the catalog that it was derived from, so processes that see
+different generations never read each other's. A stamp beside it holds its checksum and facts.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 
 
-def write_whole(target: Path, content: bytes | memoryview) -> None:
+def derived_file(folder: Path, kind: str, generation: int) -> Path:
+    """Return the name of a derived file, such as ``segments.17.index``."""
+    return folder / f"{kind}.{generation}.index"
+
+
+def store(file: Path, content: memoryview, **facts: Any) -> None:
+    """Write a derived file and its stamp, and delete those of other generations.
+
+    Where that is not possible, on a full disk say, a warning is logged: the file can be done
+    without.
+    """
+    body = json.dumps({"size": content.nbytes, "checksum": zlib.crc32(content), **facts}).encode()
+    try:
+        _write_whole(file, content)
+        _write_whole(_stamp(file), b"%08x\n" % zlib.crc32(body) + body)
+    except OSError as error:
+        logger.warning("%s could not be written (%s); it is made anew next time", file, error)
+    kind, generation, _ = file.name.rsplit(".", 2)
+    for other in file.parent.glob(f"*{kind}.*"):
+        if f"{kind}.{generation}." not in other.name:
+            with suppress(OSError):
+                other.unlink()
+
+
+def facts_of(file: Path) -> dict[str, Any] | None:
+    """Return the facts stored with a derived file, or None where it is missing or damaged."""
+    try:
+        written, body = _stamp(file).read_bytes().split(b"\n", 1)
+        if int(written, 16) != zlib.crc32(body):
+            return None
+        facts: dict[str, Any] = json.loads(body)
+        intact = file.stat().st_size == facts["size"] and _checksum(file) == facts["checksum"]
+    except (OSError, ValueError):
+        return None
+    return facts if intact else None
+
+
+def _stamp(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _write_whole(target: Path, content: bytes | memoryview) -> None:
     """Write a file to a temporary name, sync it, and rename it to ``target``."""
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     try:
@@ -26,35 +75,9 @@ def write_whole(target: Path, content: bytes | memoryview) -> None:
         raise
 
 
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
+def _checksum(path: Path) -> int:
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def write_stamp(stamp: Path, generation: int, files: list[Path], **facts: Any) -> None:
-    """Record which catalog generation ``files`` were derived from, with their checksums."""
-    content = {
-        "generation": generation,
-        "files": {f.name: [f.stat().st_size, checksum(f)] for f in files},
-        **facts,
-    }
-    write_whole(stamp, json.dumps(content).encode())
-
-
-def read_stamp(stamp: Path, generation: int) -> dict[str, Any] | None:
-    """Return the stamp's facts, or None where its files are missing, stale or damaged."""
-    try:
-        content = json.loads(stamp.read_bytes())
-        if content["generation"] != generation:
-            return None
-        for name, (size, expected) in content["files"].items():
-            file = stamp.parent / name
-            if file.stat().st_size != size or checksum(file) != expected:
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(content)

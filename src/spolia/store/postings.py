@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from spolia.store.catalog import Catalog
-from spolia.store.derived import read_stamp, write_stamp, write_whole
+from spolia.store.derived import derived_file, facts_of, store
 from spolia.store.hits import Hits
 
 LONGEST = 2000  # hashes with more postings say nothing and are skipped, as in audfprint's buckets
@@ -48,20 +48,24 @@ class PostingsIndex:
 
 
 def open_postings(catalog: Catalog, method: str) -> PostingsIndex:
-    """Return the index of a method, rebuilding its files where missing, stale or damaged."""
+    """Return the index of a method, rebuilding its file where missing, stale or damaged."""
     generation = catalog.generation
-    file = catalog.path.parent / f"{method}.postings.npy"
-    stamp = file.with_suffix(".json")
-    facts = read_stamp(stamp, generation)
-    if facts is None:
+    file = derived_file(catalog.path.parent, method, generation)
+    facts = facts_of(file)
+    if facts is not None:
+        with suppress(OSError, ValueError):  # deleted since by another process
+            table = np.load(file, mmap_mode="r", allow_pickle=False)
+            return _index(table, facts["recording_ids"], generation)
+    with catalog.snapshot() as generation:
         ids, table = _gather(catalog, method)
-        content = io.BytesIO()
-        np.save(content, table, allow_pickle=False)
-        write_whole(file, content.getbuffer())
-        write_stamp(stamp, generation, [file], recording_ids=ids)
-    else:
-        ids = facts["recording_ids"]
-    table = np.load(Path(file), mmap_mode="r", allow_pickle=False)
+    content = io.BytesIO()
+    np.save(content, table, allow_pickle=False)
+    file = derived_file(catalog.path.parent, method, generation)
+    store(file, content.getbuffer(), recording_ids=ids)
+    return _index(table, ids, generation)
+
+
+def _index(table: npt.NDArray[np.uint32], ids: list[str], generation: int) -> PostingsIndex:
     return PostingsIndex(
         table[0].view(np.uint32), table[1].view(np.int32), table[2].view(np.int32), ids, generation
     )

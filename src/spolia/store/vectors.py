@@ -8,9 +8,8 @@ single-precision copy would take from disk, and leaves nothing that can be stale
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -18,31 +17,29 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.store.catalog import Catalog
-from spolia.store.derived import read_stamp, write_stamp, write_whole
+from spolia.store.derived import derived_file, facts_of, store
 from spolia.store.hits import Hits
-
-logger = logging.getLogger(__name__)
 
 FLAT_BELOW = 1_000_000
 N_PROBE = 32
 TRAINING_PER_LIST = 64
+BATCH = 65536  # vectors converted at a time
 
 Vectors = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]  # recording << 32 | milliseconds
 
 
 @dataclass
 class VectorIndex:
     """Nearest neighbours among all vectors of a method; see :func:`open_vectors`."""
 
-    index: Any  # faiss.Index
+    index: Any  # faiss.Index; its ids are recording << 32 | milliseconds
     recording_ids: list[str]
-    recordings: npt.NDArray[np.int32]  # position in recording_ids of each row [shape=(n,)]
-    times: npt.NDArray[np.int32]  # milliseconds [shape=(n,)]
     generation: int  # of the catalog it was built from
 
     def __len__(self) -> int:
         """Return the number of vectors."""
-        return len(self.times)
+        return int(self.index.ntotal)
 
     def search(self, vectors: Vectors, times: npt.NDArray[np.float64], k: int) -> Hits:
         """Return the ``k`` most similar stored vectors of each query vector.
@@ -52,13 +49,13 @@ class VectorIndex:
         k = min(k, len(self))
         if k == 0 or not len(vectors):
             return Hits(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.float32))
-        scores, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
-        found = rows >= 0
-        rows = rows[found]
+        scores, places = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
+        found = places >= 0
+        places = places[found]
         return Hits(
-            self.recordings[rows],
+            (places >> 32).astype(np.int32),
             np.broadcast_to(times[:, None], found.shape)[found],
-            self.times[rows] / 1000.0,
+            (places & 0xFFFFFFFF) / 1000.0,
             scores[found],
         )
 
@@ -69,70 +66,76 @@ def open_vectors(
     """Return the index of a method, rebuilding it where it is missing, stale or damaged."""
     if threads:
         faiss.omp_set_num_threads(threads)
+    loaded = _load(catalog, method)
+    if loaded is not None:
+        return loaded
+    with catalog.snapshot() as generation:
+        ids, places, codes = _gather(catalog, method)
+    if len(places) < flat_below:
+        return VectorIndex(_build_flat(codes, places), ids, generation)
+    index = _build_inverted(codes, places)
+    file = derived_file(catalog.path.parent, method, generation)
+    store(file, faiss.serialize_index(index).data, recording_ids=ids)
+    loaded = _load(catalog, method)  # mapped into memory, not held there
+    if loaded is not None and loaded.generation == generation:
+        return loaded
+    index.nprobe = N_PROBE
+    return VectorIndex(index, ids, generation)
+
+
+def _load(catalog: Catalog, method: str) -> VectorIndex | None:
     generation = catalog.generation
-    file = catalog.path.parent / f"{method}.faiss"
-    stamp = file.with_suffix(".json")
-    ids, recordings, times, codes = _gather(catalog, method)
-    if len(times) < flat_below:
-        index = faiss.IndexFlatIP(codes[0].shape[1] if codes else 1)
-        for part in codes:
-            index.add(_unit(part))
-        return VectorIndex(index, ids, recordings, times, generation)
-    loaded: Any = _load(file, stamp, generation, len(times))
-    if loaded is None:
-        loaded = _build_inverted(codes, len(times))
-        content = faiss.serialize_index(loaded)
-        write_whole(file, content.tobytes())
-        write_stamp(stamp, generation, [file], n=len(times))
-        loaded = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-    loaded.nprobe = N_PROBE
-    return VectorIndex(loaded, ids, recordings, times, generation)
-
-
-def _gather(
-    catalog: Catalog, method: str
-) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int32], list[npt.NDArray[np.int8]]]:
-    """Return ids, and for each vector its recording, time, and the int8 values in parts."""
-    ids: list[str] = []
-    counts: list[int] = []
-    times: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
-    codes: list[npt.NDArray[np.int8]] = []
-    for stored in catalog.sequences(method):
-        ids.append(stored.recording_id)
-        counts.append(len(stored.times))
-        if counts[-1]:
-            times.append(stored.times)
-            codes.append(stored.values)
-    recordings = np.repeat(np.arange(len(ids), dtype=np.int32), counts)
-    return ids, recordings, np.concatenate(times), codes
-
-
-def _unit(codes: npt.NDArray[np.int8]) -> Vectors:
-    values = codes.astype(np.float32)
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9))
-
-
-def _load(file: Path, stamp: Path, generation: int, n: int) -> Any | None:
-    facts = read_stamp(stamp, generation)
-    if facts is None or facts.get("n") != n:
+    file = derived_file(catalog.path.parent, method, generation)
+    facts = facts_of(file)
+    if facts is None:
         return None
     try:
-        return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-    except RuntimeError:
-        logger.warning("%s is damaged and is rebuilt", file)
+        index: Any = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
+    except RuntimeError:  # deleted since by another process
         return None
+    index.nprobe = N_PROBE
+    return VectorIndex(index, facts["recording_ids"], generation)
 
 
-def _build_inverted(codes: list[npt.NDArray[np.int8]], n: int) -> Any:
+def _gather(catalog: Catalog, method: str) -> tuple[list[str], Places, npt.NDArray[np.int8]]:
+    """Return recording ids, and all vectors' places and values in int8 [shape=(n, dim)]."""
+    ids: list[str] = []
+    places: list[Places] = [np.zeros(0, np.int64)]
+    codes: list[npt.NDArray[np.int8]] = []
+    for stored in catalog.sequences(method):
+        if len(stored.times):
+            places.append(len(ids) << 32 | stored.times.astype(np.int64))
+            codes.append(stored.values)
+        ids.append(stored.recording_id)
+    return ids, np.concatenate(places), np.concatenate(codes or [np.zeros((0, 1), np.int8)])
+
+
+def _batches(codes: npt.NDArray[np.int8], places: Places) -> Iterator[tuple[Vectors, Places]]:
+    """Yield unit vectors in single precision, and their places, some at a time."""
+    for start in range(0, len(codes), BATCH):
+        values = codes[start : start + BATCH].astype(np.float32)
+        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+        yield values, places[start : start + BATCH]
+
+
+def _build_flat(codes: npt.NDArray[np.int8], places: Places) -> Any:
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(codes.shape[1]))
+    for vectors, where in _batches(codes, places):
+        index.add_with_ids(vectors, where)
+    return index
+
+
+def _build_inverted(codes: npt.NDArray[np.int8], places: Places) -> Any:
     """Return an IVF-SQ8 index; trained on an even spread of the vectors."""
-    dim = codes[0].shape[1]
+    n, dim = codes.shape
     n_lists = max(1, int(4 * np.sqrt(n)))
     quantizer = faiss.IndexFlatIP(dim)
     index = faiss.IndexIVFScalarQuantizer(
         quantizer, dim, n_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     step = max(1, n // (n_lists * TRAINING_PER_LIST))
-    index.train(np.concatenate([_unit(part[::step]) for part in codes]))
-    for part in codes:
-        index.add(_unit(part))
+    sample = _batches(codes[::step], places[::step])
+    index.train(np.concatenate([vectors for vectors, _ in sample]))
+    for vectors, where in _batches(codes, places):
+        index.add_with_ids(vectors, where)
     return index
