@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fakes import tune
+from spolia.audio import Audio
 from spolia.cli import app
 from spolia.encoders import shipped_models
 from spolia.encoding import write_wav
@@ -193,3 +195,20 @@ def test_help_takes_at_most_half_a_second():
         assert spolia("--help").returncode == 0
         times.append(time.perf_counter() - start)
     assert np.min(times) < 0.5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupted_add_says_how_to_go_on(tmp_path):
+    for i in range(3):
+        write_wav(tmp_path / f"{i}.wav", Audio(np.tile(tune(i).samples, 180), 8000))  # an hour
+    target = [tmp_path, "--library", tmp_path / "library", "--methods", "landmarks"]
+    command = [sys.executable, "-m", "spolia", "add", *map(str, target)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "library" / "library.sqlite").exists():
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run the same command again" in messages
+    assert "Traceback" not in messages

@@ -11,6 +11,8 @@ from spolia import __version__
 from spolia.cli import evaluation_commands, library_commands, model_commands, query_commands
 from spolia.errors import SpoliaError
 
+INTERRUPTED = 130  # exit code of Ctrl-C, which typer raises as SystemExit
+
 app = typer.Typer(
     name="spolia",
     help="Says where a piece of audio comes from.",
@@ -51,9 +53,12 @@ def main() -> None:
             raise
         typer.echo(f"spolia: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (SystemExit, KeyboardInterrupt) as ended:
+        interrupted = isinstance(ended, KeyboardInterrupt) or ended.code == INTERRUPTED
+        if not interrupted:
+            raise
         typer.echo("spolia: interrupted; run the same command again to continue", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
