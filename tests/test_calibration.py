@@ -9,63 +9,87 @@ from spolia.calibration import UNFITTED, Calibration, fit, threshold_for
 from spolia.errors import ParameterError
 
 
-def made_up(rng, n=4000):
+def made_up(rng, n=2000, n_rivals=4):
+    """Return queries with lines of a right or a wrong recording and of its rivals."""
     right = rng.random(n) < 0.5
-    support = rng.uniform(0.2, 10, n)
-    spread = 0.12 / np.sqrt(np.maximum(support, 0.5))
-    score = np.where(right, 0.75, 0.45) + spread * rng.normal(size=n)
-    lines = np.stack([(score - 0.3) * support, score, support], axis=1)
-    return lines, np.full(n, 100_000), right
+    queries = []
+    for is_right in right:
+        support = rng.uniform(0.5, 10)
+        spread = 0.12 / np.sqrt(max(support, 0.5))
+        scores = np.sort(rng.normal(0.4, spread, n_rivals + 1))[::-1]
+        if is_right:
+            scores[0] = rng.normal(0.75, spread)
+        evidence = np.maximum((scores - 0.3) * support, 0.0)
+        queries.append(np.stack([evidence, scores, np.full(n_rivals + 1, support)], axis=1))
+    return queries, right
 
 
-def probabilities(calibration, lines, n_vectors):
+def probabilities(calibration, queries):
     return np.array(
         [
-            calibration.probability(evidence=e, score=s, support=t, n_vectors=n)
-            for (e, s, t), n in zip(lines, n_vectors, strict=True)
+            calibration.probability(
+                evidence=q[0, 0],
+                score=q[0, 1],
+                support=q[0, 2],
+                rival=q[1:, 0].max(initial=0.0),
+                n_entries=100_000,
+            )
+            for q in queries
         ]
     )
 
 
+def fitted(seed, **options):
+    return fit(*made_up(np.random.default_rng(seed)), 100_000, **options)
+
+
 def test_probabilities_are_calibrated():
-    rng = np.random.default_rng(0)
-    calibration = fit(*made_up(rng))
-    lines, n_vectors, right = made_up(rng)
-    p = probabilities(calibration, lines, n_vectors)
-    for low in np.arange(0, 1, 0.2):
-        inside = (p >= low) & (p < low + 0.2)
-        assert right[inside].mean() == pytest.approx(p[inside].mean(), abs=0.12)
+    queries, right = made_up(np.random.default_rng(10))
+    p = probabilities(fitted(0), queries)
+    assert p[right].mean() > 0.9
+    assert p[~right].mean() < 0.1
 
 
 def test_the_threshold_keeps_false_accepts_on_fresh_data():
-    rng = np.random.default_rng(1)
-    calibration = fit(*made_up(rng), false_accepts=0.01)
-    lines, n_vectors, right = made_up(rng, 20_000)
-    p = probabilities(calibration, lines, n_vectors)
+    calibration = fitted(1, false_accepts=0.01)
+    queries, right = made_up(np.random.default_rng(11), 5000)
+    p = probabilities(calibration, queries)
     assert (p[~right] >= calibration.threshold).mean() < 0.02
     assert (p[right] >= calibration.threshold).mean() > 0.6
 
 
-def test_a_higher_score_is_more_probable():
-    calibration = fit(*made_up(np.random.default_rng(2)))
+def test_the_threshold_holds_in_a_small_library_too():
+    calibration = fitted(2, false_accepts=0.01)
+    queries, right = made_up(np.random.default_rng(12), 5000)
+    alone = probabilities(calibration, [q[:1] for q in queries])  # no rivals at all
+    assert (alone[~right] >= calibration.threshold).mean() < 0.05
+
+
+def test_a_higher_score_is_more_probable_and_a_stronger_rival_less():
+    calibration = fitted(3)
     for support in (0.5, 2.0, 10.0):
-        scores = np.linspace(0.2, 1, 9)
-        lines = np.stack([(scores - 0.3) * support, scores, np.full(9, support)], axis=1)
-        p = probabilities(calibration, lines, np.full(9, 10**5))
+        rows = [[[(s - 0.3) * support, s, support]] for s in np.linspace(0.35, 1, 9)]
+        p = probabilities(calibration, np.array(rows))
         assert (np.diff(p) >= 0).all()
+    rows = [[[1.0, 0.6, 4.0], [rival, 0.5, 4.0]] for rival in (0.1, 0.5, 0.9)]
+    p = probabilities(calibration, np.array(rows))
+    assert (np.diff(p) <= 0).all()
+    assert p[0] > p[-1]
 
 
 def test_round_trip_through_plain_values():
-    calibration = fit(*made_up(np.random.default_rng(3)))
+    calibration = fitted(4)
     assert Calibration.from_dict(calibration.to_dict()) == calibration
     with pytest.raises(ParameterError, match="calibrate"):
         Calibration.from_dict({"threshold": 0.5})
+    with pytest.raises(ParameterError, match="5"):
+        Calibration.from_dict({"weights": [0.0] * 5, "threshold": 0.5})
 
 
 def test_one_class_is_refused():
-    lines, n_vectors, right = made_up(np.random.default_rng(4))
+    queries, right = made_up(np.random.default_rng(5))
     with pytest.raises(ParameterError, match="absent"):
-        fit(lines, n_vectors, np.ones_like(right))
+        fit(queries, np.ones_like(right), 1000)
 
 
 def test_a_stricter_rate_gives_a_higher_threshold():
@@ -74,6 +98,6 @@ def test_a_stricter_rate_gives_a_higher_threshold():
 
 
 def test_the_rough_calibration_is_monotone():
-    lines = np.array([[0.9 * 4, 0.9, 4.0], [0.1, 0.4, 1.0]])
-    sure, unsure = probabilities(UNFITTED, lines, np.full(2, 1000))
+    queries = np.array([[[0.6 * 4, 0.9, 4.0]], [[0.1, 0.4, 1.0]]])
+    sure, unsure = probabilities(UNFITTED, queries)
     assert sure > 0.9 > 0.1 > unsure

@@ -10,7 +10,7 @@ on known and absent queries of recordings that no training has seen (``spolia ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ import numpy.typing as npt
 from spolia.errors import ParameterError
 
 Floats = npt.NDArray[np.float64]
+
+
+N_FEATURES = 6
+CHANCE = 0.17  # evidence of the best of a hundred thousand unrelated lines of one second; grows √s
+KEPT = ((1.0, 1), (0.5, 4), (0.2, 4), (0.05, 4))  # shares of the library, and draws per query
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,15 @@ class Calibration:
     n_absent: int = 0
 
     def probability(
-        self, *, evidence: float, score: float, support: float, n_vectors: int
+        self, *, evidence: float, score: float, support: float, rival: float, n_entries: int
     ) -> float:
         """Return the probability that a match is right.
 
-        evidence, score, support: of its line; n_vectors: size of the library.
+        evidence, score, support: of its line; rival: evidence of the strongest line of another
+        recording's sound; n_entries: vectors or hashes of the library.
         """
-        x = features(np.array([[evidence, score, support]]), np.array([n_vectors]))[0]
-        logit = float(x @ np.asarray(self.weights))
-        return float(_logistic(np.array(logit)))
+        x = features(np.array([[evidence, score, support, rival]]), np.array([n_entries]))[0]
+        return float(_logistic(np.array(x @ np.asarray(self.weights))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model's metadata."""
@@ -51,65 +56,95 @@ class Calibration:
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Read what :meth:`to_dict` wrote; raises ParameterError where it is incomplete."""
         try:
-            return cls(**{**values, "weights": tuple(values["weights"])})
+            calibration = cls(**{**values, "weights": tuple(values["weights"])})
         except (KeyError, TypeError) as error:
             raise ParameterError(
                 f"not a calibration ({error}); calibrate the model again"
             ) from error
+        if len(calibration.weights) != N_FEATURES:
+            raise ParameterError(
+                f"a calibration has {N_FEATURES} weights, not {len(calibration.weights)}; "
+                "calibrate the model again"
+            )
+        return calibration
 
 
 # Without a fit: a guess that takes 2 s at a mean similarity of 0.7 for right. In no model file.
-UNFITTED = Calibration((-10.5, 12.0, 10.0, 0.0, 0.0), 0.5)
+UNFITTED = Calibration((-10.5, 12.0, 10.0, 0.0, 0.0, 0.0), 0.5)
 
 
-def features(lines: Floats, n_vectors: npt.NDArray[np.int64]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 5)].
+def features(lines: Floats, n_entries: npt.NDArray[np.float64]) -> Floats:
+    """Return what the logistic function sees [shape=(n, 6)].
 
-    One, the evidence, the score, log support, and log10 of the library's size over 10⁵. lines:
-    evidence, score and support of each line [shape=(n, 3)].
+    One, the evidence, the score, log support, log of the evidence over the rival's, and log10 of
+    the library's size over 10⁵. lines: evidence, score, support and rival's evidence of each line
+    [shape=(n, 4)]. A rival counts at least as much as in a large library of unrelated music.
     """
-    evidence, score, support = np.asarray(lines, np.float64).T
-    length = np.log(np.maximum(support, 0.1))
-    size = np.log10(np.maximum(np.asarray(n_vectors, np.float64), 1.0)) - 5.0
-    return np.stack([np.ones_like(score), evidence, score, length, size], axis=1)
+    evidence, score, support, rival = np.asarray(lines, np.float64).T
+    support = np.maximum(support, 0.1)
+    lead = np.log((evidence + 0.1) / (np.maximum(rival, CHANCE * np.sqrt(support)) + 0.1))
+    size = np.log10(np.maximum(np.asarray(n_entries, np.float64), 1.0)) - 5.0
+    return np.stack([np.ones_like(score), evidence, score, np.log(support), lead, size], axis=1)
 
 
 def fit(
-    lines: Floats,
-    n_vectors: npt.NDArray[np.int64],
+    queries: Sequence[Floats],
     right: npt.NDArray[np.bool_],
+    n_entries: int,
     *,
     false_accepts: float = 0.001,
-    ridge: float = 1e-2,
-    n_steps: int = 100,
+    seed: int = 0,
 ) -> Calibration:
     """Fit by Newton's method with a little ridge; right and wrong weigh the same.
 
-    lines: evidence, score and support of each query's best line [shape=(n, 3)]; right: whether it
-    was the recording. The weight of the library's size is not fitted where only one was seen.
+    queries: for each query, evidence, score and support of its best line and of the best lines of
+    other recordings (no copies), strongest first [shape=(n_lines, 3)]. right: whether a query's
+    best line was the recording.
+
+    Rivals are few and weak in a small library. So that the fit does not lean on them more than
+    such a library allows, it also sees every query with random parts of the library (KEPT); a
+    right recording always stays.
     """
     if right.all() or not right.any():
         raise ParameterError(
             "calibration needs right and wrong matches; evaluate absent queries too"
         )
-    x = features(lines, n_vectors)
-    balance = np.where(right, 0.5 / right.mean(), 0.5 / (1 - right.mean()))
-    free = np.array([True, True, True, True, bool(np.ptp(x[:, 4]) > 0)])
-    weights = np.zeros(x.shape[1])
-    for _ in range(n_steps):
-        p = _logistic(x @ weights)
-        gradient = x[:, free].T @ (balance * (p - right)) + ridge * weights[free]
-        curvature = (x[:, free] * (balance * p * (1 - p))[:, None]).T @ x[:, free]
-        curvature += ridge * np.eye(int(free.sum()))
-        weights[free] -= np.linalg.solve(curvature, gradient)
+    rows: list[tuple[float, ...]] = []
+    rng = np.random.default_rng(seed)
+    for share, n_repeats in KEPT:
+        for lines, is_right in zip(queries, right, strict=True):
+            for _ in range(n_repeats):
+                kept = rng.random(len(lines)) < share
+                kept[0] |= is_right
+                if kept.any():
+                    first, *others = lines[kept]
+                    rival = max((float(o[0]) for o in others), default=0.0)
+                    holds = bool(is_right and kept[0])
+                    rows.append((*first, rival, share * n_entries, holds, 1.0 / n_repeats))
+    table = np.array(rows, np.float64)
+    x, y, weight = features(table[:, :4], table[:, 4]), table[:, 5] > 0, table[:, 6]
+    weights = _newton(x, y, weight)
     probability = _logistic(x @ weights)
     return Calibration(
         tuple(float(round(w, 5)) for w in weights),
-        threshold_for(probability[~right], false_accepts),
+        threshold_for(probability[~y], false_accepts),
         false_accepts,
         int(right.sum()),
         int((~right).sum()),
     )
+
+
+def _newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
+    """Return the weights of a logistic function in which right and wrong weigh the same."""
+    weight = weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum())
+    weight *= len(x)
+    weights = np.zeros(x.shape[1])
+    for _ in range(60):
+        p = _logistic(x @ weights)
+        gradient = x.T @ (weight * (p - right)) + ridge * weights
+        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
+        weights -= np.linalg.solve(curvature, gradient)
+    return weights
 
 
 def _logistic(x: Floats) -> Floats:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from spolia.alignment import Floats, Line, Proposal, compare, propose, refine
-from spolia.calibration import Calibration
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
+from spolia.rivals import Candidate
 from spolia.store.hits import Hits
 
 N_LINES = 24  # proposals that are refined per window of the query
@@ -20,7 +20,6 @@ WINDOW_HOP = 15.0  # seconds between windows of a long query
 SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
 SURE_SCORE = 0.6  # mean similarity on a long stretch that makes shifted queries needless
 SURE_SHARE = 0.6  # of the query
-OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two matches rivals
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,6 @@ class Identification:
         }
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A line in a recording with its probability."""
-
-    recording_id: str
-    line: Line
-    probability: float
-
-
 Search = Callable[[Fingerprint], Hits]
 Sequence = Callable[[str], Fingerprint]
 
@@ -98,14 +88,12 @@ def match_segments(
     *,
     hop: float,
     segment: float,
-    n_vectors: int,
-    calibration: Calibration,
 ) -> list[Candidate]:
     """Return candidates of a query by its segment vectors.
 
     search: hits of a part of the query; sequence: a recording's stored fingerprint; hop, segment:
     seconds between and within the stored vectors. Of lines that explain the same stretch of the
-    query, all are returned; see :func:`rivals_removed`.
+    query, all are returned; see :func:`spolia.rivals.judged`.
     """
     lines: dict[str, list[Line]] = {}
     step = _step(query, hop)
@@ -116,11 +104,7 @@ def match_segments(
             line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
             if line is not None:
                 lines.setdefault(recording_id, []).append(line)
-    return [
-        Candidate(r, line, probability_of(line, n_vectors, calibration))
-        for r, found in lines.items()
-        for line in merged(found)
-    ]
+    return [Candidate(r, line) for r, found in lines.items() for line in merged(found)]
 
 
 def is_sure(candidates: list[Candidate], duration: float) -> bool:
@@ -132,13 +116,6 @@ def is_sure(candidates: list[Candidate], duration: float) -> bool:
         c.line.score >= SURE_SCORE
         and c.line.query_end - c.line.query_start >= SURE_SHARE * duration
         for c in candidates
-    )
-
-
-def probability_of(line: Line, n_vectors: int, calibration: Calibration) -> float:
-    """Return the calibrated probability of a line."""
-    return calibration.probability(
-        evidence=line.evidence, score=line.score, support=line.support, n_vectors=n_vectors
     )
 
 
@@ -232,9 +209,6 @@ def match_landmarks(
     query: Fingerprint,
     search: Search,
     recording_ids: list[str],
-    *,
-    n_hashes: int,
-    calibration: Calibration,
 ) -> list[Candidate]:
     """Return candidates by landmark hashes: recordings where many hits share one offset."""
     candidates: list[Candidate] = []
@@ -243,8 +217,7 @@ def match_landmarks(
         for proposal in propose(hits, resolution=0.05, n_lines=N_LINES):
             line = _landmark_line(hits, proposal, part)
             if line is not None:
-                probability = probability_of(line, n_hashes, calibration)
-                candidates.append(Candidate(recording_ids[proposal.recording], line, probability))
+                candidates.append(Candidate(recording_ids[proposal.recording], line))
     return candidates
 
 
@@ -281,48 +254,3 @@ def _fitted_speed(query: Floats, reference: Floats) -> float:
             break
         query, reference = query[near], reference[near]
     return float(np.polyfit(query, reference, 1)[0])
-
-
-def strength(line: Line) -> float:
-    """Return the number by which lines that explain the same sound are ranked.
-
-    Evidence and mean score. The probability of a calibration is fitted on best lines only and
-    ranks rivals worse (docs/decisions/0002-calibration.md).
-    """
-    return 12.0 * line.evidence + 10.0 * line.score
-
-
-def ranked(candidates: list[Candidate]) -> list[Candidate]:
-    """Return candidates, most probable first; none is more probable than a stronger rival."""
-    ordered = sorted(candidates, key=lambda c: -strength(c.line))
-    capped: list[Candidate] = []
-    for candidate in ordered:
-        rivals = [c.probability for c in capped if _rivals(c.line, candidate.line)]
-        capped.append(replace(candidate, probability=min([candidate.probability, *rivals])))
-    return sorted(capped, key=lambda c: -c.probability)
-
-
-def rivals_removed(candidates: list[Candidate]) -> list[Candidate]:
-    """Keep, for every stretch of the query, the most probable candidate."""
-    kept: list[Candidate] = []
-    for candidate in candidates:
-        if all(not _rivals(candidate.line, other.line) for other in kept):
-            kept.append(candidate)
-    return kept
-
-
-def _rivals(first: Line, second: Line) -> bool:
-    common = min(first.query_end, second.query_end) - max(first.query_start, second.query_start)
-    shorter = min(first.query_end - first.query_start, second.query_end - second.query_start)
-    return common > OVERLAP * max(shorter, 1e-9)
-
-
-def best_per_recording(candidates: list[Candidate]) -> list[Candidate]:
-    """Keep each recording's most probable candidate."""
-    seen: set[str] = set()
-    kept = []
-    for candidate in candidates:
-        if candidate.recording_id not in seen:
-            seen.add(candidate.recording_id)
-            kept.append(candidate)
-    return kept

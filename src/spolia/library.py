@@ -15,18 +15,15 @@ from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
 from spolia.identify import (
-    Candidate,
     Identification,
     Match,
-    best_per_recording,
     is_sure,
     match_landmarks,
     match_segments,
-    ranked,
-    rivals_removed,
 )
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.recording import Recording
+from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
 from spolia.store.catalog import Catalog
 from spolia.store.hits import Hits
 from spolia.store.postings import PostingsIndex, open_postings
@@ -209,29 +206,46 @@ class Library:
             for rate in fingerprinter.query_rates:
                 shifted = fingerprinter.fingerprint_query(audio, rate=rate)
                 candidates += self._search(shifted, fingerprinter, index)
-        return ranked(candidates)
+        return judged(
+            candidates,
+            lambda one, other: self._same_sound(one, other, index, fingerprinter),
+            n_entries=len(index),
+            calibration=fingerprinter.calibration,
+        )
 
     def _search(
         self, query: Fingerprint, fingerprinter: Fingerprinter, index: Index
     ) -> list[Candidate]:
-        calibration, method = fingerprinter.calibration, fingerprinter.method
         if isinstance(index, PostingsIndex):
             return match_landmarks(
                 query,
                 lambda part: index.search(part.values, part.times),
                 index.recording_ids,
-                n_hashes=len(index),
-                calibration=calibration,
             )
         return match_segments(
             query,
             lambda part: _search_sparsely(index, part),
-            lambda recording_id: self._sequence(recording_id, method, index.generation),
+            lambda recording_id: self._sequence(
+                recording_id, fingerprinter.method, index.generation
+            ),
             index.recording_ids,
             hop=fingerprinter.hop_seconds,
             segment=fingerprinter.segment_seconds,
-            n_vectors=len(index),
-            calibration=calibration,
+        )
+
+    def _same_sound(
+        self, one: Candidate, other: Candidate, index: Index, fingerprinter: Fingerprinter
+    ) -> bool:
+        """Compare stored vectors; hashes have no similarity, so all recordings count as one."""
+        if isinstance(index, PostingsIndex):
+            return True
+        return same_sound(
+            one,
+            other,
+            lambda recording_id: self._sequence(
+                recording_id, fingerprinter.method, index.generation
+            ),
+            hop=fingerprinter.hop_seconds,
         )
 
     def _chosen(self, method: str | None) -> str:

@@ -23,10 +23,11 @@ from spolia.audio import Audio
 from spolia.corpus import CorpusFile, is_device, read_manifest
 from spolia.evaluation.conditions import CONDITIONS, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
-from spolia.identify import Candidate
 from spolia.library import Library
+from spolia.rivals import Candidate, best_per_recording, strength
 
 EVALUATION_RATE = 16000  # Hz at which queries are made, as the corpus is stored
+N_RIVALS = 8  # lines of other recordings that are kept for calibration
 SAME_SOUND = 0.8  # correlation from which two places of a recording sound the same
 EXACT, NEAR = 0.1, 0.5  # seconds
 
@@ -58,9 +59,7 @@ class Outcome:
     speed: float
     found_speed: float | None
     probability: float  # of the first match, 0 without one
-    score: float
-    support: float  # seconds compared
-    evidence: float  # see spolia.alignment.Line
+    lines: list[list[float]]  # evidence, score, support: of the first match and of its rivals
     decided: bool
     seconds: float  # time that the answer took
 
@@ -153,9 +152,7 @@ class Evaluation:
             query.speed,
             best.line.speed,
             best.probability,
-            best.line.score,
-            best.line.support,
-            best.line.evidence,
+            _lines(candidates),
             best.probability >= threshold,
             seconds,
         )
@@ -204,12 +201,18 @@ def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Out
         query.speed,
         None,
         0.0,
-        0.0,
-        0.0,
-        0.0,
+        [],
         False,
         seconds,
     )
+
+
+def _lines(candidates: Sequence[Candidate]) -> list[list[float]]:
+    """Return what calibration needs of the best candidate and of its rivals."""
+    rivals = [c for c in best_per_recording(list(candidates))[1:] if not c.is_copy]
+    rivals.sort(key=lambda c: -strength(c.line))
+    chosen = [c.line for c in (candidates[0], *rivals[:N_RIVALS])]
+    return [[round(v, 5) for v in (c.evidence, c.score, c.support)] for c in chosen]
 
 
 def run(

@@ -82,11 +82,14 @@ def plot(path: Path, facts: dict[str, Any]) -> None:
 
 
 def write_calibration(path: Path, outcomes: Sequence[Outcome], n_entries: int) -> None:
-    """Fit the calibration on outcomes and write it as JSON."""
-    answered = [o for o in outcomes if o.found is not None]
+    """Fit the calibration on outcomes and write it as JSON.
+
+    Known queries that found another recording are left out: the right one may be among its rivals.
+    """
+    answered = [o for o in outcomes if o.lines and (o.right or not o.known)]
     calibration = fit(
-        np.array([[o.evidence, o.score, o.support] for o in answered]),
-        np.full(len(answered), n_entries),
-        np.array([o.known and o.right for o in answered]),
+        [np.array(o.lines) for o in answered],
+        np.array([o.right for o in answered]),
+        n_entries,
     )
     path.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n")

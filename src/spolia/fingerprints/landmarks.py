@@ -33,7 +33,7 @@ from spolia.timing import frames_to_seconds, samples_to_seconds
 BLOCK_FRAMES = 3750  # one minute
 QUERY_PHASES = 4  # a frame every 4 ms
 # Rough: about ten agreeing hashes decide.
-CALIBRATION = Calibration((-11.0, 4.0, 20.0, 0.0, 0.0), 0.5)
+CALIBRATION = Calibration((-11.0, 4.0, 20.0, 0.0, 0.0, 0.0), 0.5)
 
 
 class LandmarkFingerprinter:

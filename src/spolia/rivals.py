@@ -1,0 +1,142 @@
+"""Candidates that explain the same stretch of a query: which is best, and how far ahead it is.
+
+How much a wrong recording resembles a query depends on the query: one anthem resembles every other
+anthem. A line is therefore judged beside the strongest line of *another* recording on the same
+stretch, as speaker verification normalises a score by a cohort (T-norm; Auckenthaler et al. 2000).
+A recording that holds the same sound, a copy, is no rival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spolia.alignment import Floats, Line, Vectors
+from spolia.calibration import Calibration
+from spolia.fingerprints.base import Fingerprint
+
+OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two candidates rivals
+N_LEADERS = 12  # strongest recordings among which rivals and copies are looked for
+SAME_SOUND = 0.6  # mean similarity of stored vectors from which two recordings hold one sound
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A line in a recording with what was made of it."""
+
+    recording_id: str
+    line: Line
+    rival: float = 0.0  # evidence of the strongest line of another recording's sound
+    probability: float = 0.0
+    is_copy: bool = False  # whether it holds the same sound as the strongest candidate
+
+
+Same = Callable[[Candidate, Candidate], bool]
+
+
+def strength(line: Line) -> float:
+    """Return the number by which lines that explain the same sound are ranked.
+
+    Evidence and mean score. The probability of a calibration is fitted on best lines only and
+    ranks rivals worse (docs/decisions/0002-calibration.md).
+    """
+    return 12.0 * line.evidence + 10.0 * line.score
+
+
+def judged(
+    candidates: list[Candidate], same: Same, *, n_entries: int, calibration: Calibration
+) -> list[Candidate]:
+    """Return candidates with rival and probability, most probable first.
+
+    same: whether two candidates hold the same sound; n_entries: vectors or hashes of the library.
+    No candidate is more probable than a stronger one on the same stretch.
+    """
+    ordered = sorted(candidates, key=lambda c: -strength(c.line))
+    leaders = best_per_recording(ordered)[:N_LEADERS]
+    leaders.sort(key=lambda c: -c.line.evidence)
+    found: list[Candidate] = []
+    for candidate in ordered:
+        rival = next((o.line.evidence for o in leaders if _is_rival(o, candidate, same)), 0.0)
+        probability = calibration.probability(
+            evidence=candidate.line.evidence,
+            score=candidate.line.score,
+            support=candidate.line.support,
+            rival=rival,
+            n_entries=n_entries,
+        )
+        caps = [c.probability for c in found if overlapping(c.line, candidate.line)]
+        is_copy = bool(found) and candidate in leaders and same(found[0], candidate)
+        found.append(
+            replace(candidate, rival=rival, probability=min([probability, *caps]), is_copy=is_copy)
+        )
+    return sorted(found, key=lambda c: -c.probability)
+
+
+def _is_rival(other: Candidate, candidate: Candidate, same: Same) -> bool:
+    return (
+        other.recording_id != candidate.recording_id
+        and overlapping(other.line, candidate.line)
+        and not same(other, candidate)
+    )
+
+
+def overlapping(first: Line, second: Line) -> bool:
+    """Tell whether two lines explain the same stretch of the query."""
+    common = min(first.query_end, second.query_end) - max(first.query_start, second.query_start)
+    shorter = min(first.query_end - first.query_start, second.query_end - second.query_start)
+    return common > OVERLAP * max(shorter, 1e-9)
+
+
+def same_sound(
+    first: Candidate, second: Candidate, sequence: Callable[[str], Fingerprint], *, hop: float
+) -> bool:
+    """Tell whether two recordings hold the same sound where their lines overlap.
+
+    sequence: a recording's stored vectors, ``hop`` seconds apart. The grids of two recordings may
+    be half a hop apart, and the lines a little off, so neighbouring vectors count too.
+    """
+    start = max(first.line.query_start, second.line.query_start)
+    end = min(first.line.query_end, second.line.query_end)
+    times = np.arange(start, max(end - hop, start + 1e-6), hop)
+    one = _stored(sequence(first.recording_id), first.line, times, hop)
+    similarity = [
+        np.einsum("td,td->t", one, _stored(sequence(second.recording_id), second.line, t, hop))
+        for t in (times - hop, times, times + hop)
+    ]
+    return bool(np.max([values.mean() for values in similarity]) >= SAME_SOUND)
+
+
+def _stored(fingerprint: Fingerprint, line: Line, query_times: Floats, hop: float) -> Vectors:
+    """Return the stored vectors nearest to a line at times of the query, 0 where it is silent."""
+    wanted = line.speed * query_times + line.offset
+    if len(fingerprint) == 0:
+        return np.zeros((len(wanted), 1), np.float32)
+    right = np.clip(np.searchsorted(fingerprint.times, wanted), 1, max(len(fingerprint) - 1, 1))
+    right = np.minimum(right, len(fingerprint) - 1)
+    left = np.maximum(right - 1, 0)
+    nearer = np.abs(fingerprint.times[left] - wanted) < np.abs(fingerprint.times[right] - wanted)
+    place = np.where(nearer, left, right)
+    near = np.abs(fingerprint.times[place] - wanted) <= hop
+    return np.asarray(fingerprint.values[place] * near[:, None], np.float32)
+
+
+def rivals_removed(candidates: list[Candidate]) -> list[Candidate]:
+    """Keep, for every stretch of the query, the most probable candidate."""
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if all(not overlapping(candidate.line, other.line) for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def best_per_recording(candidates: list[Candidate]) -> list[Candidate]:
+    """Keep each recording's first candidate."""
+    seen: set[str] = set()
+    kept = []
+    for candidate in candidates:
+        if candidate.recording_id not in seen:
+            seen.add(candidate.recording_id)
+            kept.append(candidate)
+    return kept
