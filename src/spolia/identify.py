@@ -250,7 +250,7 @@ def _fitted_speed(query: Floats, reference: Floats) -> float:
     for width in (0.05, 0.02):
         slope, offset = np.polyfit(query, reference, 1)
         near = np.abs(reference - slope * query - offset) <= width
-        if near.sum() < 3:
+        if near.sum() < 3 or np.ptp(query[near]) < 1.0:  # too short for a slope
             break
         query, reference = query[near], reference[near]
     return float(np.polyfit(query, reference, 1)[0])

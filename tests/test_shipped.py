@@ -1,0 +1,76 @@
+"""The shipped model on synthesised music: the main job, degraded, shifted, and unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spolia import degradation
+from spolia.encoders import shipped_models
+from spolia.encoding import write_wav
+from spolia.library import Library
+from spolia.synthesis import crate, piece
+
+pytestmark = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return [audio for _, _, audio in crate(8, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def library(pieces, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shipped")
+    for i, audio in enumerate(pieces):
+        write_wav(folder / f"{i}.wav", audio)
+    with Library(folder / "library") as library:
+        library.add([folder])
+        yield library
+
+
+def clip(pieces, i, seconds=8.0):
+    return pieces[i].slice(9.0, 9.0 + seconds)
+
+
+CHANGES = {
+    "clean": (lambda a: a, 1.0),
+    "two semitones up": (lambda a: degradation.shift_pitch(a, 2.0), 1.0),
+    "two semitones down": (lambda a: degradation.shift_pitch(a, -2.0), 1.0),
+    "4 % fast": (lambda a: degradation.change_speed(a, 1.04), 1.04),
+    "10 % slow in tempo": (lambda a: degradation.stretch(a, 0.9), 0.9),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_clip_is_found_at_its_place(library, pieces, change):
+    apply, speed = CHANGES[change]
+    n_found = 0
+    for i in range(len(pieces)):
+        answer = library.identify(apply(clip(pieces, i)))
+        if answer.decided and answer.matches[0].recording.path.endswith(f"{i}.wav"):
+            match = answer.matches[0]
+            n_found += 1
+            assert match.speed == pytest.approx(speed, abs=0.03)
+            place = match.reference_start - match.speed * match.query_start
+            assert place == pytest.approx(9.0, abs=0.25)
+    assert n_found >= len(pieces) - 2
+
+
+def test_strangers_are_unknown(library):
+    for seed in range(8):
+        stranger = piece(np.random.default_rng([5, seed]), seconds=8.0)
+        assert not library.identify(stranger).decided
+
+
+def test_a_copy_in_the_library_does_not_hide_the_recording(library, pieces, tmp_path):
+    for name in ("one", "two"):
+        write_wav(tmp_path / f"{name}.wav", pieces[2].slice(0.3, 25.0))
+    report = library.add([tmp_path])
+    try:
+        rng = np.random.default_rng(0)
+        answer = library.identify(degradation.add_noise(clip(pieces, 2), rng, snr_db=5.0))
+    finally:
+        library.remove([r.id for r in library if str(tmp_path) in r.path])
+    assert report.added == 2
+    assert answer.decided
