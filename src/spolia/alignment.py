@@ -21,6 +21,7 @@ Vectors = npt.NDArray[np.float32]
 SPEEDS = np.exp(np.linspace(np.log(0.82), np.log(1.22), 21))  # votes; 1.0 is the middle
 MAX_SPEED = 1.25  # and its inverse: the range of the refined speed
 UNRELATED = 0.3  # similarity that vectors of unrelated sound rarely exceed on average
+CROWD = 20_000  # hits from which only those in the most crowded bins are voted on exactly
 SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change
 
 
@@ -88,6 +89,9 @@ def _heaviest(
 ) -> list[Proposal]:
     low, width = int(bins.min()) - 1, int(bins.max() - bins.min()) + 3
     keys = recordings.astype(np.int64) * width + (bins - low)
+    if len(keys) > CROWD:
+        crowded = _most_crowded(keys, weights, CROWD)
+        keys, weights = keys[crowded], weights[crowded]
     cells, inverse = np.unique(np.concatenate([keys, keys - 1]), return_inverse=True)
     votes = np.bincount(inverse, weights=np.concatenate([weights, weights]))
     best = np.argsort(-votes, kind="stable")[: 4 * n_lines]
@@ -100,6 +104,26 @@ def _heaviest(
         )
         for i in best
     ]
+
+
+def _most_crowded(
+    keys: npt.NDArray[np.int64], weights: Vectors, n_kept: int
+) -> npt.NDArray[np.int64]:
+    """Return places of the hits whose cells can hold most votes, without sorting all hits.
+
+    Bins are counted in a table addressed by a multiplicative hash. Bins that share an address only
+    make a cell look heavier than it is, and the exact count of what is kept follows.
+    """
+    bits = int(np.ceil(np.log2(2 * len(keys))))
+
+    def address(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        mixed = of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio
+        return (mixed >> np.uint64(64 - bits)).astype(np.int64)
+
+    own = address(keys)
+    table = np.bincount(own, weights=weights, minlength=1 << bits).astype(np.float32)
+    most = table[own] + np.maximum(table[address(keys - 1)], table[address(keys + 1)])
+    return np.argpartition(-most, n_kept)[:n_kept]
 
 
 def _spread(
