@@ -485,13 +485,15 @@ def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path):
     rng = np.random.default_rng(11)
     crate = make_crate(tmp_path / "crate", 60)
     acknowledged: set[str] = set()
-    for _ in range(8):
+    for kill in range(10):
         worker = start_worker(tmp_path / "lib", [crate])
         assert worker.stdout.readline() == "ready\n"
+        if kill % 3 == 0:  # on a busy machine the others may be killed before their first
+            acknowledged.add(worker.stdout.readline().strip())
         time.sleep(rng.uniform(0.0, 0.06))
         worker.kill()
         kill_and_check(worker, tmp_path / "lib", acknowledged)
-    assert 0 < len(acknowledged) < 60
+    assert len(acknowledged) >= 4
     with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
         assert library.add([crate]).unchanged >= len(acknowledged)
         assert len(library) == 60

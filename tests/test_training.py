@@ -12,14 +12,20 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
 from corpora import make_corpus
+from spolia.corpus import CorpusFile, is_device
+from spolia.encoders import Encoder
 from spolia.errors import TrainingError
 from spolia.networks.front_end import FrontEndConfig, LogBands
 from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
-from spolia.training.fingerprint import Run, RunOptions, learning_rate, load_checkpoint, train
+from spolia.training.export import export_checkpoint
+from spolia.training.fingerprint import Run, RunOptions, learning_rate, train
+from spolia.training.initial import load_checkpoint
 from spolia.training.losses import nt_xent
 from spolia.training.recipe import Recipe, build, load_recipe
+from spolia.training.responses import response_bank, trim, vary
 from spolia.training.warp import MaskConfig, WarpConfig, draw_factors, mask, warp
 
+CPU = torch.device("cpu")
 SMALL = {
     "name": "small",
     "model": {"channels": [8, 16, 16, 32], "hidden": 64, "dim": 16},
@@ -267,3 +273,79 @@ def test_recipes_name_what_is_wrong(tmp_path):
 def test_a_missing_corpus_is_named(tmp_path):
     with pytest.raises(TrainingError, match="--corpus"):
         Run(small(), options(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_a_room_recorded_with_microphones_is_no_phone():
+    def file(category):
+        return CorpusFile("ir/a.flac", "train", "a", "train", "", category)
+
+    assert is_device(file("phone"))
+    assert is_device(file("guitar cabinet"))
+    assert not is_device(file("warehouse, several microphones and distances"))
+
+
+def decaying(rng, *, strongest=200, length=3200):
+    response = rng.normal(size=length) * np.exp(-np.arange(length) / 400) * 0.1
+    response[:strongest] *= 0.3
+    response[strongest] = 1.0
+    return response.astype(np.float32)
+
+
+def test_the_strongest_arrival_of_a_trimmed_response_stands_at_the_lead():
+    response = decaying(np.random.default_rng(0))
+    for lead in (0, 8, 300):  # 300: more than the response has
+        cut = trim(response, 2000, lead=lead)
+        assert cut.shape == (2000,)
+        assert int(np.abs(cut).argmax()) == lead
+        assert float(np.square(cut).sum()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_bank_delays_nothing_and_keeps_what_comes_before_the_strongest_arrival():
+    response = np.zeros(500, np.float32)
+    response[[100, 140]] = 0.5, 1.0  # a softer arrival 40 samples earlier
+    bank = response_bank([response], [], n_fft=4096, longest=1000, lead=64, device=CPU)
+    signal = torch.zeros(1, 2048)
+    signal[0, 1000] = 1.0
+    heard = torch.fft.irfft(torch.fft.rfft(signal, 4096) * bank.rooms, 4096)[0, :2048]
+    assert int(heard.argmax()) == 1000
+    assert float(heard[960] / heard[1000]) == pytest.approx(0.5, rel=1e-3)
+    untouched = torch.fft.irfft(torch.fft.rfft(signal, 4096) * bank.microphones, 4096)[0, :2048]
+    torch.testing.assert_close(untouched, signal[0], atol=1e-5, rtol=0)
+
+
+def test_varied_rooms_are_finite_different_and_of_like_length():
+    rng = np.random.default_rng(3)
+    response = decaying(rng)
+    response[1600:] = 1e-3 * rng.normal(size=1600)  # the noise at a measured response's end
+    made = [vary(response, rng, sample_rate=8000) for _ in range(20)]
+    assert all(np.isfinite(m).all() for m in made)
+    assert all(0.74 <= len(m) / len(response) <= 1.34 for m in made)
+    assert len({len(m) for m in made}) > 10
+    tails = [np.abs(m[-200:]).mean() / np.abs(m).max() for m in made]
+    assert max(tails) < 0.02  # noise is not lifted into a second room
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_of_a_model_file_can_be_trained_on(corpus, tmp_path):
+    trained = train(small(), options(corpus, tmp_path / "one"), lambda _: None)
+    model_file = tmp_path / "model.onnx"
+    export_checkpoint(trained, model_file)
+    again = dataclasses.replace(small(), initial=str(model_file))
+    run = Run(again, options(corpus, tmp_path / "two"))
+    sound = run.batches.tracks[:24000].float()[None] / 32768
+    with torch.no_grad():
+        restored = run.average(sound)
+    expected = torch.from_numpy(Encoder(model_file).encode(sound.numpy()))
+    assert float((restored * expected).sum(-1).min()) > 0.9999
+    run.advance(lambda _: None)
+    assert run.step == 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_of_another_architecture_are_refused(corpus, tmp_path):
+    trained = train(small(), options(corpus, tmp_path / "one"), lambda _: None)
+    export_checkpoint(trained, tmp_path / "model.onnx")
+    wider = build(Recipe, {**SMALL, "model": {**SMALL["model"], "hidden": 32}}, "test")
+    wider = dataclasses.replace(wider, initial=str(tmp_path / "model.onnx"))
+    with pytest.raises(TrainingError, match="another architecture"):
+        Run(wider, options(corpus, tmp_path / "two"))

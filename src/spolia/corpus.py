@@ -14,7 +14,7 @@ from pathlib import Path
 from spolia.errors import TrainingError
 
 MANIFESTS = {"track": "tracks", "noise": "noise", "ir": "ir", "samples": "samples"}
-DEVICE_CATEGORIES = ("phone", "telephone", "cabinet", "vinyl")  # microphones and speakers
+DEVICE_WORDS = {"phone", "telephone", "cabinet", "vinyl"}  # microphones and speakers
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,8 @@ def trainable(files: Iterable[CorpusFile]) -> list[CorpusFile]:
 
 
 def is_device(file: CorpusFile) -> bool:
-    """Tell whether a response is of a device (microphone, speaker) and not of a room."""
-    return any(word in file.category.lower() for word in DEVICE_CATEGORIES)
+    """Tell whether a response is of a device (microphone, speaker) and not of a room.
+
+    By whole words: a room recorded with "several microphones" is no phone.
+    """
+    return not DEVICE_WORDS.isdisjoint(file.category.lower().split())

@@ -20,7 +20,7 @@ from spolia.synthesis import crate, piece
 from spolia.timing import format_seconds
 
 N_PIECES = 24
-CLIP_SECONDS = 6.0
+CLIP_SECONDS = 10.0
 SEED = 7
 
 

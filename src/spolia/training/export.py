@@ -17,7 +17,7 @@ from spolia.encoders import Encoder, ModelCard, check_waveform
 from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
 from spolia.networks.nafp import Nafp
-from spolia.training.fingerprint import load_checkpoint
+from spolia.training.initial import load_checkpoint
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,10 +21,17 @@ from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, Geometry, plan
 from spolia.training.coding import code_file
+from spolia.training.initial import load_checkpoint, load_initial
 from spolia.training.losses import nt_xent
 from spolia.training.pool import load_pool
 from spolia.training.recipe import Recipe
-from spolia.training.responses import load_responses, response_bank, simulate_rooms
+from spolia.training.responses import (
+    LEAD,
+    load_responses,
+    response_bank,
+    simulate_rooms,
+    vary,
+)
 from spolia.training.validation import retrieval
 
 logger = logging.getLogger(__name__)
@@ -87,7 +95,6 @@ class Run:
             weight_decay=recipe.optimiser.weight_decay,
         )
         self.step = 0
-        self._restore()
         self.geometry = plan(
             recipe,
             self.model.log_bands,
@@ -97,6 +104,13 @@ class Run:
         self.batches = make_batches(recipe, options, self.model, self.geometry, "train")
         quiet = replace(recipe, data=replace(recipe.data, n_rows=10**6))
         self.held_out = make_batches(quiet, options, self.model, self.geometry, "val")
+        self._restore()
+
+    def _example(self) -> Tensor:
+        """Return spectrograms as the network will see them in training."""
+        with torch.no_grad():
+            batch = self.batches.draw(0, seed=self.recipe.seed)
+        return torch.cat([batch.anchors, batch.positives])
 
     def _restore(self) -> None:
         if self.checkpoint.is_file():
@@ -112,7 +126,7 @@ class Run:
             self.step = int(state["step"])
             return
         if self.recipe.initial:
-            self.model.load_state_dict(load_checkpoint(Path(self.recipe.initial))["average"])
+            load_initial(self.model, self.recipe.initial, self._example)
         self.average.load_state_dict(self.model.state_dict())
 
     def save(self) -> None:
@@ -143,7 +157,8 @@ class Run:
                 self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate
             )
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=optimiser.mixed_precision):
+        mixed = optimiser.mixed_precision and has_fast_bfloat16(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             vectors = self.model.embed(torch.cat([batch.anchors, batch.positives]))
         anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
         groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
@@ -191,6 +206,11 @@ class Run:
             out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16; a CPU that emulates it is five times slower."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
     if step < warmup:
@@ -202,13 +222,6 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain values, as it is stored in checkpoints and models."""
     return dict(json.loads(json.dumps(asdict(recipe))))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it."""
-    if not path.is_file():
-        raise TrainingError(f"{path} does not exist; give a checkpoint of a run")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def make_batches(
@@ -227,9 +240,11 @@ def make_batches(
     rooms = load_responses(
         options.corpus, [f for f in responses if not is_device(f)], sample_rate=rate
     )
-    rooms += simulate_rooms(
-        recipe.data.simulated_rooms, sample_rate=rate, seed=recipe.seed + (split != "train")
-    )
+    seed = recipe.seed + (split != "train")
+    rng = np.random.default_rng(seed)
+    n_variants = recipe.data.room_variants
+    rooms += [vary(r, rng, sample_rate=rate) for r in rooms for _ in range(n_variants)]
+    rooms += simulate_rooms(recipe.data.simulated_rooms, sample_rate=rate, seed=seed)
     devices = load_responses(
         options.corpus, [f for f in responses if is_device(f)], sample_rate=rate
     )
@@ -245,7 +260,12 @@ def make_batches(
         model.log_bands,
         geometry,
         response_bank(
-            rooms, devices, n_fft=n_fft, longest=longest, device=torch.device(options.device)
+            rooms,
+            devices,
+            n_fft=n_fft,
+            longest=longest,
+            lead=round(LEAD * rate),
+            device=torch.device(options.device),
         ),
         pool("track"),
         pool("noise"),
@@ -253,8 +273,3 @@ def make_batches(
         device=torch.device(options.device),
         coded=coded,
     )
-
-
-def segments_of(vectors: Tensor) -> Tensor:
-    """Flatten (n_rows, n_segments, dim) to (n_rows · n_segments, dim)."""
-    return vectors.flatten(0, 1)

@@ -26,6 +26,7 @@ class DataConfig:
     offset: float = 0.25  # seconds by which a positive may be shifted, either way
     context: float = 1.0  # seconds of sound before the segment that reverberate into it
     simulated_rooms: int = 150  # shoebox rooms beside the measured responses
+    room_variants: int = 0  # further rooms made of each measured one; see responses.vary
     coded: float = 0.0  # share of positives cut from tracks that went through a lossy codec
 
 
@@ -39,7 +40,9 @@ class OptimiserConfig:
     weight_decay: float = 0.01
     temperature: float = 0.05  # NT-Xent
     ema: float = 0.995  # decay of the averaged weights that are validated and exported
-    mixed_precision: bool = True  # bfloat16 in the network; features stay in single precision
+    mixed_precision: bool = (
+        True  # bfloat16 in the network, where the device has it; not in features
+    )
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Recipe:
     architecture: str = "segment"  # "segment" (small, default) or "nafp"
     model: dict[str, Any] = field(default_factory=dict)  # overrides of the architecture's config
     seed: int = 0
-    initial: str = ""  # a checkpoint whose averaged weights to start from
+    initial: str = ""  # weights to start from: a checkpoint, a model file or a shipped model
     data: DataConfig = field(default_factory=DataConfig)
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
     warp: WarpConfig = field(default_factory=WarpConfig)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 import torch
 
 from spolia.audio import Audio
@@ -20,13 +21,41 @@ logger = logging.getLogger(__name__)
 Response = npt.NDArray[np.float32]
 
 
-def trim(response: Response, length: int) -> Response:
-    """Return a response that begins just before its direct sound, faded out, of unit energy."""
-    start = max(int(np.argmax(np.abs(response))) - 8, 0)
-    cut = response[start : start + length].astype(np.float64)
+LEAD = 0.1  # seconds before the strongest arrival that are kept: sound that leaks through a door
+
+
+def trim(response: Response, length: int, *, lead: int = 8) -> Response:
+    """Return a response faded out, of unit energy, with its strongest arrival at sample ``lead``.
+
+    float32 [shape=(length,)].
+    """
+    strongest = int(np.argmax(np.abs(response)))
+    cut = response[max(strongest - lead, 0) : strongest + length - lead].astype(np.float64)
+    cut = np.pad(cut, (max(lead - strongest, 0), 0))
     cut = np.pad(cut, (0, length - len(cut)))
     cut[-length // 8 :] *= np.linspace(1.0, 0.0, len(cut[-length // 8 :]))
     return (cut / max(float(np.sqrt((cut**2).sum())), 1e-9)).astype(np.float32)
+
+
+def vary(response: Response, rng: np.random.Generator, *, sample_rate: int) -> Response:
+    """Return a room like the given one: larger or smaller, drier or wetter, nearer or farther.
+
+    Time scaled by 0.75–1.33, the decay bent by up to half its rate, the first 5 ms after the
+    strongest arrival up to 8 dB louder or softer against the rest.
+    """
+    scale = float(np.exp(rng.uniform(np.log(0.75), np.log(1.33))))
+    scaled = soxr.resample(response.astype(np.float64), sample_rate, sample_rate * scale)
+    strongest = int(np.argmax(np.abs(scaled)))
+    time = (np.arange(len(scaled)) - strongest) / sample_rate
+    later = np.maximum(time, 0.0)
+    energy = scaled**2
+    mean_time = float((later * energy).sum() / max(energy.sum(), 1e-12))
+    # bounded, or a slower decay would lift the noise at a measured response's end
+    decays = np.minimum(later / max(mean_time, 0.02), 6.0)
+    bent = scaled * np.exp(-rng.uniform(-0.25, 0.5) * decays)
+    near = np.abs(time) < 0.005
+    bent[near] *= 10 ** (rng.uniform(-8.0, 8.0) / 20)
+    return bent.astype(np.float32)
 
 
 def simulate_rooms(n: int, *, sample_rate: int, seed: int) -> list[Response]:
@@ -70,14 +99,23 @@ def response_bank(
     *,
     n_fft: int,
     longest: int,
+    lead: int,
     device: torch.device,
 ) -> Responses:
-    """Return the spectra of trimmed responses; an identity stands in for an empty list."""
+    """Return the spectra of trimmed responses; an identity stands in for an empty list.
+
+    Their strongest arrival is at time zero: the ``lead`` samples before it wrap around to the end.
+    """
 
     def spectra(responses: Sequence[Response]) -> torch.Tensor:
-        identity = np.zeros(longest, np.float32)
-        identity[0] = 1.0
-        trimmed = [trim(r, longest) for r in responses] or [identity]
-        return torch.fft.rfft(torch.from_numpy(np.stack(trimmed)), n_fft).to(device)
+        identity = np.zeros(lead + 1, np.float32)
+        identity[lead] = 1.0
+        trimmed = np.stack([trim(r, longest, lead=lead) for r in responses or [identity]])
+        placed = np.zeros((len(trimmed), n_fft), np.float32)
+        placed[:, : longest - lead], placed[:, n_fft - lead :] = (
+            trimmed[:, lead:],
+            trimmed[:, :lead],
+        )
+        return torch.fft.rfft(torch.from_numpy(placed)).to(device)
 
     return Responses(spectra(rooms), spectra(devices))
