@@ -40,7 +40,7 @@ def corpus(tmp_path_factory):
 
 
 def options(corpus, folder, **changes):
-    return RunOptions(corpus, folder, corpus / "cache", threads=1, **changes)
+    return RunOptions((corpus,), folder, corpus / "cache", threads=1, **changes)
 
 
 def small(**optimiser):

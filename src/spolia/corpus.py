@@ -7,13 +7,19 @@ file, split). Files of one ``group`` share material; they are never negatives of
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spolia.errors import TrainingError
 
-MANIFESTS = {"track": "tracks", "noise": "noise", "ir": "ir", "samples": "samples"}
+MANIFESTS = {
+    "track": "tracks",
+    "noise": "noise",
+    "ir": "ir",
+    "samples": "samples",
+    "midi": "midi",
+}
 DEVICE_WORDS = {"phone", "telephone", "cabinet", "vinyl"}  # microphones and speakers
 
 
@@ -27,10 +33,22 @@ class CorpusFile:
     licence_class: str  # "train": may be trained on
     attribution: str
     category: str
+    corpus: Path = Path()  # the corpus' folder
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.corpus / self.file
+
+
+def read_manifests(corpora: Sequence[Path], kind: str) -> list[CorpusFile]:
+    """Return the files of one kind in several corpora; a corpus may lack kinds that another has."""
+    holding = [c for c in corpora if (c / f"{MANIFESTS[kind]}.csv").is_file()]
+    return [f for corpus in holding or corpora[:1] for f in read_manifest(corpus, kind)]
 
 
 def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
-    """Return the files of one kind ("track", "noise", "ir", "samples"), in manifest order.
+    """Return the files of one kind (see MANIFESTS), in manifest order.
 
     Raises TrainingError where the corpus or a manifest is missing.
     """
@@ -50,6 +68,7 @@ def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
             row.get("licence_class", ""),
             row.get("attribution", ""),
             row.get("category") or "",
+            corpus,
         )
         for row in rows
     ]

@@ -33,6 +33,12 @@ def _like(audio: Audio, samples: npt.NDArray[Any]) -> Audio:
     return Audio(np.asarray(samples, np.float32), audio.sample_rate)
 
 
+def fast_size(n: int) -> int:
+    """Return a size of at least ``n`` that transforms quickly: 2^k times 1, 9/8, 5/4 or 3/2."""
+    whole = max(16, 1 << max(n - 1, 0).bit_length())
+    return min(size for size in (whole // 16 * m for m in (9, 10, 12, 16)) if size >= n)
+
+
 def power(audio: Audio) -> float:
     """Return the mean square of the samples."""
     return float(np.mean(np.square(audio.samples, dtype=np.float64))) if len(audio) else 0.0
@@ -62,7 +68,7 @@ def convolve(audio: Audio, response: Samples) -> Audio:
     """Convolve linearly with an impulse response; direct sound, level and length are kept."""
     if not len(audio):
         return audio
-    size = 1 << (len(audio) + len(response) - 1).bit_length()
+    size = fast_size(len(audio) + len(response) - 1)
     product = np.fft.rfft(audio.samples, size) * np.fft.rfft(response, size)
     start = int(np.argmax(np.abs(response)))
     wet = np.fft.irfft(product, size)[start : start + len(audio)]
@@ -86,7 +92,7 @@ def room(audio: Audio, rng: np.random.Generator, *, rt60: float = 0.5, wet: floa
 
 def filtered(audio: Audio, gain: npt.NDArray[np.float64]) -> Audio:
     """Multiply the spectrum by gains at evenly spaced frequencies from 0 to half the rate."""
-    size = 1 << (2 * len(audio) - 1).bit_length()
+    size = fast_size(len(audio) + 2 * len(gain))
     spectrum = np.fft.rfft(audio.samples, size)
     place = np.linspace(0, len(gain) - 1, len(spectrum))
     spectrum *= np.interp(place, np.arange(len(gain)), gain)

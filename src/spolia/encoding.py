@@ -37,7 +37,8 @@ def encode(
 ) -> bytes:
     """Return the sound as a file of a codec ("libmp3lame", "libopus", "aac", "flac", …)."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as out:
+    # bit-exact: no random serial numbers, so that equal sound gives equal files
+    with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as out:
         for key, value in vars(tags or Tags()).items():
             if value:
                 out.metadata[key] = value

@@ -19,6 +19,12 @@ evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
 CorpusOption = Annotated[
     Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
 ]
+CorporaOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--corpus", help="Folder of a corpus or pack; may be repeated.", show_default=False
+    ),
+]
 
 
 def _cache() -> Path:
@@ -30,7 +36,7 @@ def _cache() -> Path:
 @train_app.command("fingerprint")
 def train_fingerprint(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)],
-    corpus: CorpusOption,
+    corpus: CorporaOption,
     run: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     cache: Annotated[
@@ -55,7 +61,7 @@ def train_fingerprint(
         raise MissingDependency(error.name or "torch", "train") from error
     loaded = recipes.load_recipe(recipe)
     options = fingerprint.RunOptions(
-        corpus,
+        tuple(corpus),
         run / loaded.name,
         cache or _cache(),
         device,
@@ -74,20 +80,54 @@ def train_fingerprint(
         _export(checkpoint, export, corpus)
 
 
+@train_app.command("render")
+def train_render(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the pack, made or continued.", show_default=False)
+    ],
+    corpus: CorpusOption,
+    n: Annotated[int, typer.Option("--number", min=1, help="Recordings.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 1,
+    split: Annotated[
+        str, typer.Option(help="train or val: which scores and sound fonts.")
+    ] = "train",
+    seconds: Annotated[float, typer.Option(min=5.0, help="Longest duration.")] = 75.0,
+    voices: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share with a voice (needs espeak-ng).")
+    ] = 0.3,
+    stems: Annotated[bool, typer.Option("--stems", help="Also write the stems.")] = False,
+    font: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Sound font; may be repeated. Default: the system's.", show_default=False
+        ),
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Render recordings from the corpus' MIDI files into a pack: a corpus to train or test on."""
+    from spolia.cli.output import Bar
+    from spolia.training.pack import Packer, PackPlan
+
+    plan = PackPlan(n, seed, split, seconds, voices, stems)
+    with Bar("rendering") as bar:
+        Packer(corpus, folder, plan, font).render(threads=threads, report=bar.show)
+    typer.echo(f"{folder}: {n} recordings")
+
+
 @train_app.command("export")
 def train_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a run.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="Model file to write.", show_default=False)],
-    corpus: CorpusOption,
+    corpus: CorporaOption,
 ) -> None:
     """Write a checkpoint's averaged weights as a self-describing model file."""
     _export(checkpoint, target, corpus)
 
 
-def _export(checkpoint: Path, target: Path, corpus: Path) -> None:
+def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
     from spolia.training.export import export_checkpoint
 
-    card = export_checkpoint(checkpoint, target, corpus=corpus)
+    card = export_checkpoint(checkpoint, target, corpora=corpora)
     typer.echo(f"{target}: {card.id}, {target.stat().st_size / 1e6:.1f} MB")
 
 
@@ -114,6 +154,13 @@ def evaluate_identify(
     library: Annotated[
         Path | None, typer.Option(help="Folder of the evaluation's library.", show_default=False)
     ] = None,
+    distractors: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose recordings the library holds as well; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,7 +177,9 @@ def evaluate_identify(
         fold,
     )
     folder = library or _cache() / f"evaluate-{method}-{fold}"
-    facts = _measure(corpus, folder, plan, model, method, threads, calibrate, out)
+    facts = _measure(
+        corpus, distractors or [], folder, plan, model, method, threads, calibrate, out
+    )
     if as_json:
         typer.echo(json.dumps(facts))
     else:
@@ -141,6 +190,7 @@ def evaluate_identify(
 
 def _measure(
     corpus: Path,
+    distractors: list[Path],
     folder: Path,
     plan: Plan,
     model: str | None,
@@ -156,7 +206,7 @@ def _measure(
     from spolia.library import Library
 
     with Library(folder, methods=[method], model=model, threads=threads) as opened:
-        evaluation = identify.Evaluation(corpus, opened, plan)
+        evaluation = identify.Evaluation(corpus, opened, plan, distractors)
         with AddBar() as adding:
             evaluation.fill(adding.update)
         with Bar("queries") as bar:

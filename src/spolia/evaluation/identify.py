@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from spolia.audio import Audio
 from spolia.corpus import CorpusFile, is_device, read_manifest
 from spolia.evaluation.conditions import CONDITIONS, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
+from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.rivals import Candidate, best_per_recording, strength
 
@@ -77,7 +79,7 @@ def load_materials(corpus: Path) -> Materials:
     """Return the val noises and impulse responses at the evaluation's rate."""
 
     def load(files: Iterable[CorpusFile]) -> list[Audio]:
-        return [Audio.load(corpus / f.file, sample_rate=EVALUATION_RATE) for f in files]
+        return [Audio.load(f.path, sample_rate=EVALUATION_RATE) for f in files]
 
     noises = [f for f in read_manifest(corpus, "noise") if f.split == "val"]
     responses = [f for f in read_manifest(corpus, "ir") if f.split == "val"]
@@ -91,8 +93,12 @@ def load_materials(corpus: Path) -> Materials:
 class Evaluation:
     """Holds the library and the truth of one fold."""
 
-    def __init__(self, corpus: Path, library: Library, plan: Plan) -> None:
+    def __init__(
+        self, corpus: Path, library: Library, plan: Plan, distractors: Sequence[Path] = ()
+    ) -> None:
+        """Take the corpus, a library to fill, and further files or folders for it to hold."""
         self.corpus, self.library, self.plan = corpus, library, plan
+        self.distractors = list(find_files(distractors))
         self.tracks = {f.file: f for f in read_manifest(corpus, "track")}
         self.materials = load_materials(corpus)
         self.known = val_half(self.tracks.values(), plan.fold)
@@ -103,11 +109,11 @@ class Evaluation:
         self.file_of = {r.id: _relative(r.path, corpus) for r in library}
 
     def fill(self, progress: Callable[[Any], None] | None = None) -> None:
-        """Bring the library to hold all tracks but the left-out ones."""
+        """Bring the library to hold all tracks but the left-out ones, and the distractors."""
         left_out = {f.file for f in self.absent}
-        extra = [i for i, file in self.file_of.items() if file in left_out]
-        self.library.remove(extra)
-        wanted = [self.corpus / f for f in self.tracks if f not in left_out]
+        wanted = [self.corpus / f for f in self.tracks if f not in left_out] + self.distractors
+        paths = {os.path.abspath(path) for path in wanted}
+        self.library.remove([r.id for r in self.library if r.path not in paths])
         self.library.add(wanted, progress=progress)
         self.file_of = {r.id: _relative(r.path, self.corpus) for r in self.library}
 
@@ -164,7 +170,9 @@ class Evaluation:
         error = line.speed * middle + line.offset - (query.start + query.speed * middle)
         if file == query.file and abs(error) <= EXACT:
             return True, error
-        same_group = self.tracks[file].group == self.tracks[query.file].group
+        same_group = file in self.tracks and (
+            self.tracks[file].group == self.tracks[query.file].group
+        )
         if file != query.file and not same_group:
             return False, None
         similarity, lag = self._same_sound(query, file, error, length)
@@ -185,7 +193,9 @@ class Evaluation:
 
 
 def _relative(path: str, corpus: Path) -> str:
-    return Path(path).relative_to(corpus.absolute()).as_posix()
+    """Return a file's path within the corpus, or the whole path of a distractor."""
+    root = Path(os.path.abspath(corpus))
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
 
 
 def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Outcome:

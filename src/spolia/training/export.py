@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 import spolia
-from spolia.corpus import read_manifest, trainable
+from spolia.corpus import read_manifests, trainable
 from spolia.encoders import Encoder, ModelCard, check_waveform
 from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
@@ -22,7 +23,7 @@ from spolia.training.initial import load_checkpoint
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
 
 
-def export_checkpoint(checkpoint: Path, target: Path, *, corpus: Path | None = None) -> ModelCard:
+def export_checkpoint(checkpoint: Path, target: Path, *, corpora: Sequence[Path] = ()) -> ModelCard:
     """Write a checkpoint's averaged weights as a model file and return its card."""
     state = load_checkpoint(checkpoint)
     recipe = state["recipe"]
@@ -33,7 +34,7 @@ def export_checkpoint(checkpoint: Path, target: Path, *, corpus: Path | None = N
         "steps": int(state["step"]),
         "spolia": spolia.__version__,
         "torch": str(torch.__version__),
-        "data": describe_data(corpus) if corpus else {},
+        "data": describe_data(corpora) if corpora else {},
     }
     return export_encoder(model.eval(), target, name=recipe["name"], training=training)
 
@@ -146,7 +147,7 @@ def _save(proto: Any, target: Path) -> None:
     partial.replace(target)
 
 
-def describe_data(corpus: Path) -> dict[str, Any]:
+def describe_data(corpora: Sequence[Path]) -> dict[str, Any]:
     """Return counts, licences and attributions of all that was trained on."""
     return {
         kind: {
@@ -154,5 +155,5 @@ def describe_data(corpus: Path) -> dict[str, Any]:
             "attributions": sorted({f.attribution for f in files}),
         }
         for kind in ("track", "noise", "ir")
-        for files in [trainable(read_manifest(corpus, kind))]
+        for files in [trainable(read_manifests(corpora, kind))]
     }

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spolia.corpus import CorpusFile, is_device, read_manifest, trainable
+from spolia.corpus import CorpusFile, is_device, read_manifests, trainable
 from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, Geometry, plan
@@ -43,7 +43,7 @@ Report = Callable[[dict[str, float]], None]
 class RunOptions:
     """Where and how a run happens; nothing here changes its result but the device's rounding."""
 
-    corpus: Path
+    corpora: tuple[Path, ...]
     folder: Path  # checkpoints and log
     cache: Path  # decoded audio
     device: str = "cpu"
@@ -233,26 +233,22 @@ def make_batches(
     longest = n_fft + geometry.context - geometry.window
 
     def chosen(kind: str) -> list[CorpusFile]:
-        files = read_manifest(options.corpus, kind)
+        files = read_manifests(options.corpora, kind)
         return trainable(files) if split == "train" else [f for f in files if f.split == "val"]
 
     responses = chosen("ir")
-    rooms = load_responses(
-        options.corpus, [f for f in responses if not is_device(f)], sample_rate=rate
-    )
+    rooms = load_responses((f for f in responses if not is_device(f)), sample_rate=rate)
     seed = recipe.seed + (split != "train")
     rng = np.random.default_rng(seed)
     n_variants = recipe.data.room_variants
     rooms += [vary(r, rng, sample_rate=rate) for r in rooms for _ in range(n_variants)]
     rooms += simulate_rooms(recipe.data.simulated_rooms, sample_rate=rate, seed=seed)
-    devices = load_responses(
-        options.corpus, [f for f in responses if is_device(f)], sample_rate=rate
-    )
+    devices = load_responses((f for f in responses if is_device(f)), sample_rate=rate)
     tracks = chosen("track")
 
     def pool(kind: str, **changes: Any) -> Any:
         files = tracks if kind == "track" else chosen(kind)
-        return load_pool(options.corpus, files, sample_rate=rate, cache=options.cache, **changes)
+        return load_pool(files, sample_rate=rate, cache=options.cache, **changes)
 
     coded = pool("track", variant="coded-1", change=code_file) if recipe.data.coded > 0 else None
     return BatchMaker(

@@ -39,7 +39,6 @@ class AudioPool:
 
 
 def load_pool(
-    corpus: Path,
     files: list[CorpusFile],
     *,
     sample_rate: int,
@@ -57,14 +56,13 @@ def load_pool(
     data, index = stem.with_suffix(".s16"), stem.with_suffix(".npy")
     if not index.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        _decode_all(corpus, files, sample_rate, change, data, index)
+        _decode_all(files, sample_rate, change, data, index)
     offsets = np.load(index)
     samples = np.fromfile(data, dtype=np.int16)
     return AudioPool(samples, offsets, tuple(files), sample_rate)
 
 
 def _decode_all(
-    corpus: Path,
     files: list[CorpusFile],
     sample_rate: int,
     change: Callable[[Audio, int], Audio] | None,
@@ -74,7 +72,7 @@ def _decode_all(
     def decode(item: tuple[int, CorpusFile]) -> npt.NDArray[np.int16]:
         position, file = item
         try:
-            audio = Audio.load(corpus / file.file, sample_rate=sample_rate)
+            audio = Audio.load(file.path, sample_rate=sample_rate)
             audio = change(audio, position) if change else audio
         except AudioError as error:
             logger.warning("skipped: %s", error)

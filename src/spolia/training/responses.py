@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +85,9 @@ def simulate_rooms(n: int, *, sample_rate: int, seed: int) -> list[Response]:
     return responses
 
 
-def load_responses(
-    corpus: Path, files: Sequence[CorpusFile], *, sample_rate: int
-) -> list[Response]:
+def load_responses(files: Iterable[CorpusFile], *, sample_rate: int) -> list[Response]:
     """Return the samples of measured responses."""
-    return [Audio.load(corpus / f.file, sample_rate=sample_rate).samples for f in files]
+    return [Audio.load(f.path, sample_rate=sample_rate).samples for f in files]
 
 
 def response_bank(
