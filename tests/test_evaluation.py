@@ -10,6 +10,7 @@ import pytest
 from corpora import make_corpus
 from fakes import BandEnergies, tune
 from spolia.corpus import read_manifest
+from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation.conditions import CONDITIONS, Materials, make_query
 from spolia.evaluation.identify import (
@@ -109,6 +110,34 @@ def test_val_halves_are_disjoint_and_whole(corpus):
     assert not halves[0] & halves[1]
     assert len(halves[0] | halves[1]) == 10
     assert all(halves)
+
+
+def test_distractors_join_and_leave_the_library(corpus, tmp_path):
+    plan = Plan(n_places=1, n_absent=1, lengths=(2.0,), conditions=("clean",))
+    with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
+        evaluation = Evaluation(corpus, library, plan, [distractors(tmp_path / "d")])
+        evaluation.fill()
+        n_with = len(library)
+        assert {f"{tmp_path}/d/{i}.wav" for i in range(3)} <= set(evaluation.file_of.values())
+        assert all(o.right for o in run(evaluation) if o.known)
+        Evaluation(corpus, library, plan).fill()
+        assert len(library) == n_with - 3
+
+
+def distractors(folder):
+    folder.mkdir()
+    for i in range(3):
+        write_wav(folder / f"{i}.wav", tune(100 + i))
+    return folder
+
+
+def test_a_corpus_path_with_dots_works(corpus, tmp_path):
+    dotted = corpus / "tracks" / ".."
+    plan = Plan(n_places=1, n_absent=1, lengths=(2.0,), conditions=("clean",))
+    with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
+        evaluation = Evaluation(dotted, library, plan)
+        evaluation.fill()
+        assert set(evaluation.file_of.values()) < set(evaluation.tracks)
 
 
 def test_the_protocol_end_to_end(corpus, tmp_path):
