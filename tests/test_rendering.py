@@ -14,6 +14,7 @@ from spolia.audio import Audio
 from spolia.corpus import read_manifest, read_manifests
 from spolia.errors import TrainingError
 from spolia.training import pack as packs
+from spolia.training import voices
 from spolia.training.arrangement import draw_arrangement, perform
 from spolia.training.instruments import SoundFont, find_fonts
 from spolia.training.pack import Packer, PackPlan
@@ -181,7 +182,8 @@ def make_pack(corpus, folder, plan, *, threads=1, report=lambda done, n: None):
 
 @pytest.fixture(autouse=True)
 def voice(monkeypatch):
-    monkeypatch.setattr(packs, "sing", hum)
+    monkeypatch.setattr(packs, "line", hum)
+    monkeypatch.setattr(voices, "speak", lambda text, **how: hum(np.random.default_rng(len(text))))
 
 
 def test_a_pack_depends_on_its_seed_only(corpus, tmp_path):
@@ -208,7 +210,7 @@ def test_an_interrupted_pack_is_continued(corpus, tmp_path):
 
 def test_a_pack_is_a_corpus_of_its_split_alone(corpus, tmp_path):
     for split, groups in (("train", {"g1", "g2", "g3"}), ("val", {"g4", "g5"})):
-        make_pack(corpus, tmp_path / split, PackPlan(8, 1, split, seconds=5.0, stems=True))
+        make_pack(corpus, tmp_path / split, PackPlan(8, 1, split, 5.0, stems=True, n_talks=3))
         tracks = read_manifest(tmp_path / split, "track")
         assert len(tracks) == 8
         assert {f.group for f in tracks} <= groups  # g0 may not be trained on
@@ -217,10 +219,14 @@ def test_a_pack_is_a_corpus_of_its_split_alone(corpus, tmp_path):
         stems = read_manifest(tmp_path / split, "samples")
         assert all(f.path.is_file() for f in stems)
         assert {f.split for f in stems} == {split}
+        noises = read_manifest(tmp_path / split, "noise")
+        assert [f.category for f in noises] == ["speech", "crowd", "speech"]
+        assert {f.split for f in noises} == {split}
+        assert all(Audio.load(f.path).duration == pytest.approx(15.0, abs=0.1) for f in noises)
     both = read_manifests([tmp_path / "train", tmp_path / "val"], "track")
     assert len(both) == 16
     with pytest.raises(TrainingError, match="--corpus"):
-        read_manifests([tmp_path / "train"], "noise")
+        read_manifests([tmp_path / "train"], "ir")
 
 
 @pytest.fixture(scope="module")

@@ -275,6 +275,16 @@ def test_a_missing_corpus_is_named(tmp_path):
         Run(small(), options(tmp_path / "nowhere", tmp_path / "run"))
 
 
+def test_dropouts_are_short_silences_and_change_nothing_else(signal):
+    rng = torch.Generator().manual_seed(0)
+    quiet = torch.zeros_like(signal)
+    whole = degrader()(signal, quiet, 8000, torch.Generator().manual_seed(0))
+    holed = degrader(dropout=1.0)(signal, quiet, 8000, rng)
+    lost = holed == 0
+    assert 0.05 < float(lost.float().mean()) < 0.4
+    torch.testing.assert_close(holed[~lost], whole[~lost])
+
+
 def test_a_room_recorded_with_microphones_is_no_phone():
     def file(category):
         return CorpusFile("ir/a.flac", "train", "a", "train", "", category)

@@ -96,6 +96,9 @@ def train_render(
         float, typer.Option(min=0.0, max=1.0, help="Share with a voice (needs espeak-ng).")
     ] = 0.3,
     stems: Annotated[bool, typer.Option("--stems", help="Also write the stems.")] = False,
+    talks: Annotated[
+        int, typer.Option(min=0, help="Noises beside them: speakers and crowds in turn.")
+    ] = 0,
     font: Annotated[
         list[Path] | None,
         typer.Option(
@@ -108,7 +111,7 @@ def train_render(
     from spolia.cli.output import Bar
     from spolia.training.pack import Packer, PackPlan
 
-    plan = PackPlan(n, seed, split, seconds, voices, stems)
+    plan = PackPlan(n, seed, split, seconds, voices, stems, talks)
     with Bar("rendering") as bar:
         Packer(corpus, folder, plan, font).render(threads=threads, report=bar.show)
     typer.echo(f"{folder}: {n} recordings")

@@ -34,6 +34,7 @@ class DegradeConfig:
     gain_control: float = 0.3  # automatic gain: divides by a power of the envelope
     overload: float = 0.3  # clipping, soft or hard
     quantise: float = 0.3  # coarse steps that follow the level, as speech codecs make
+    dropout: float = 0.1  # a few short holes, as lost packets leave
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Degrader:
         degraded = normalise(degraded)
         degraded = self._gain_control(degraded, rng)
         degraded = self._overload(degraded, rng)
-        return self._quantise(degraded, rng)
+        return self._drop(self._quantise(degraded, rng), rng)
 
     def _room(self, spectrum: Tensor, rng: torch.Generator) -> Tensor:
         bank, rows = self.responses.rooms, spectrum.shape[0]
@@ -171,6 +172,16 @@ class Degrader:
         noise = torch.randn(signal.shape, generator=rng, device=signal.device)
         used = chance(rows, self.config.quantise, signal, rng)[:, None]
         return torch.where(used, signal + envelope * level * noise, signal)
+
+    def _drop(self, signal: Tensor, rng: torch.Generator) -> Tensor:
+        """Silence runs of 20 ms blocks: one block in twelve begins one of up to 60 ms."""
+        rows, block = signal.shape[0], self.sample_rate // 50
+        n_blocks = -(-signal.shape[1] // block)
+        begins = torch.rand(rows, 1, n_blocks, generator=rng, device=signal.device) < 1 / 12
+        lost = F.max_pool1d(F.pad(begins.float(), (2, 0)), 3, 1)[:, 0]
+        lost = lost * chance(rows, self.config.dropout, signal, rng)[:, None]
+        kept = (1 - lost).repeat_interleave(block, 1)[:, : signal.shape[1]]
+        return signal * kept
 
 
 def power(spectrum: Tensor) -> Tensor:

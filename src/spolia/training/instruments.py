@@ -1,14 +1,12 @@
-"""Sound fonts and voices: parts of a score, and lines of text, as sound.
+"""Sound fonts: parts of a score as sound.
 
-FluidSynth plays the parts (through the package pyfluidsynth and the system's library), eSpeak NG
-speaks the lines. Both are tools of the training data only.
+Played by FluidSynth, through the package pyfluidsynth and the system's library: a tool of the
+training data only.
 """
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spolia.audio import Audio
 from spolia.errors import MissingDependency, TrainingError
 from spolia.training.scores import BEND, CONTROL, DRUM_CHANNEL, NOTE_ON, Floats, Part
 
@@ -117,21 +114,3 @@ def _fluidsynth() -> Any:
     row = (address, ctypes.c_int, ctypes.c_int)
     fluidsynth._fl.fluid_synth_write_float.argtypes = (address, ctypes.c_int, *row, *row)
     return fluidsynth
-
-
-def speak(text: str, *, voice: str, pitch: int, words_per_minute: int) -> Audio:
-    """Return a line spoken by eSpeak NG.
-
-    voice: its name for a language and speaker, as "en-us+f3"; pitch: 0–99.
-    """
-    program = shutil.which("espeak-ng")
-    if program is None:
-        raise TrainingError(
-            "espeak-ng is not installed; install the system's package of that name, "
-            "or make music without voices"
-        )
-    command = [program, "-v", voice, "-p", str(pitch), "-s", str(words_per_minute), "--stdout"]
-    spoken = subprocess.run([*command, text], capture_output=True, check=False)
-    if spoken.returncode or not spoken.stdout:
-        raise TrainingError(f"espeak-ng failed: {spoken.stderr.decode(errors='replace').strip()}")
-    return Audio.load(spoken.stdout)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,16 @@ from spolia.corpus import CorpusFile, read_manifest
 from spolia.encoding import encode
 from spolia.errors import TrainingError
 from spolia.training.arrangement import Rng, draw_arrangement, perform
-from spolia.training.instruments import SoundFont, find_fonts, speak
+from spolia.training.instruments import SoundFont, find_fonts
 from spolia.training.scores import read_score
+from spolia.training.voices import crowd, line, talk
 
 VALIDATION_FONTS = ("TimGM6mb.sf2",)  # never heard in training
 SAMPLE_RATE = 16000
 BIT_RATE = 24000
 N_TRIES = 5
+TALK_SECONDS = 15.0
 FIELDS = ("file", "group", "licence_class", "attribution", "category", "kind", "title")
-WORDS = (
-    "night road fire water golden broken morning stranger river shadow heartbeat silver summer "
-    "window thunder paper city dancing falling never always tonight forever hold me down up away "
-    "run slow light burning dream echo home tell them listen baby yeah oh come back again"
-)
-VOICES = ("en-us", "en-gb", "en-us+f2", "en-us+f4", "en-gb+m3", "en-us+m7", "de", "fr", "es", "it")
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class PackPlan:
     seconds: float = 75.0  # length of a recording, less where the score is shorter
     voices: float = 0.3  # share of recordings with a voice over them
     stems: bool = False  # also write the stems, as the corpus does
+    n_talks: int = 0  # noises beside them: speakers and crowds in turn
 
 
 class Packer:
@@ -66,19 +63,36 @@ class Packer:
 
     def render(self, *, threads: int = 1, report: Callable[[int, int], None]) -> None:
         """Render what is missing, then write the manifests; ``report`` gets (done, all)."""
-        (self.folder / "tracks").mkdir(parents=True, exist_ok=True)
-        missing = [i for i in range(self.plan.n) if not (self.folder / self.file(i)).is_file()]
-        done = self.plan.n - len(missing)
-        report(done, self.plan.n)
+        wanted = [*map(self.file, range(self.plan.n)), *map(self.talk_file, self._talks)]
+        makers = [partial(self._make, i) for i in range(self.plan.n)]
+        makers += [partial(self._make_talk, i) for i in self._talks]
+        missing = [
+            maker
+            for file, maker in zip(wanted, makers, strict=True)
+            if not (self.folder / file).is_file()
+        ]
+        for folder in {(self.folder / file).parent for file in wanted}:
+            folder.mkdir(parents=True, exist_ok=True)
+        done = len(wanted) - len(missing)
+        report(done, len(wanted))
         with ThreadPoolExecutor(threads) as pool:
-            for _ in _bounded(pool, self._make, missing, 2 * threads):
+            for _ in _bounded(pool, missing, 2 * threads):
                 done += 1
-                report(done, self.plan.n)
+                report(done, len(wanted))
         self._write_manifests()
+
+    @property
+    def _talks(self) -> range:
+        return range(self.plan.n_talks)
 
     def file(self, i: int) -> str:
         """Return the name of recording ``i`` relative to the pack."""
         return f"tracks/rendered-{self.plan.split}-{self.plan.seed}-{i:05d}.opus"
+
+    def talk_file(self, i: int) -> str:
+        """Return the name of a noise: even numbers are speakers, odd ones crowds."""
+        kind = "crowd" if i % 2 else "speech"
+        return f"noise/{kind}-{self.plan.split}-{self.plan.seed}-{i:05d}.opus"
 
     def _rng(self, i: int, part: int) -> Rng:
         return np.random.default_rng([self.plan.seed, self.plan.split == "val", i, part])
@@ -99,6 +113,12 @@ class Packer:
         data = encode(mix, codec="libopus", container="ogg", bit_rate=BIT_RATE)
         _write(self.folder / self.file(i), data)
 
+    def _make_talk(self, i: int) -> None:
+        rng = self._rng(i, N_TRIES + 1)
+        sound = (crowd if i % 2 else talk)(rng, seconds=TALK_SECONDS)
+        data = encode(sound, codec="libopus", container="ogg", bit_rate=BIT_RATE)
+        _write(self.folder / self.talk_file(i), data)
+
     def _perform(self, i: int) -> tuple[Audio, dict[str, Audio]]:
         chosen, font = self._choice(i)
         score = self._score(chosen.file)
@@ -106,7 +126,7 @@ class Packer:
             rng = self._rng(i, attempt)
             drawn = draw_arrangement(score, rng, seconds=self.plan.seconds, voices=self.plan.voices)
             try:
-                return perform(score, drawn, self._font(font), speak=sing, rng=rng)
+                return perform(score, drawn, self._font(font), speak=line, rng=rng)
             except TrainingError:
                 if attempt == N_TRIES:
                     raise
@@ -132,9 +152,14 @@ class Packer:
                 stems.append((f"samples/{path.name}", *row, "stem", path.stem))
         _write_table(self.folder / "tracks.csv", FIELDS, tracks)
         splits = [("track", row[0], self.plan.split) for row in tracks]
-        if stems:
-            _write_table(self.folder / "samples.csv", FIELDS, stems)
-            splits += [("sample", row[0], self.plan.split) for row in stems]
+        noises = [
+            (file, file, "train", "spoken by eSpeak NG", Path(file).name.split("-")[0], "", "")
+            for file in map(self.talk_file, self._talks)
+        ]
+        for kind, manifest, rows in (("sample", "samples", stems), ("noise", "noise", noises)):
+            if rows:
+                _write_table(self.folder / f"{manifest}.csv", FIELDS, rows)
+                splits += [(kind, row[0], self.plan.split) for row in rows]
         _write_table(self.folder / "split.csv", ("kind", "file", "split"), splits)
 
 
@@ -153,26 +178,15 @@ def _fonts_of(split: str) -> list[Path]:
     return fonts
 
 
-def sing(rng: Rng) -> Audio:
-    """Return a line of a few words, spoken high or low, fast or slow."""
-    words = " ".join(rng.choice(WORDS.split(), size=int(rng.integers(2, 8))))
-    return speak(
-        words,
-        voice=str(rng.choice(VOICES)),
-        pitch=int(rng.integers(5, 95)),
-        words_per_minute=int(rng.integers(110, 260)),
-    )
-
-
 def _bounded(
-    pool: ThreadPoolExecutor, work: Callable[[int], None], items: Sequence[int], most: int
+    pool: ThreadPoolExecutor, items: Sequence[Callable[[], None]], most: int
 ) -> Iterator[None]:
     """Yield as items are done, at most ``most`` under way: Ctrl-C waits for these only."""
     waiting = iter(items)
     running: set[Future[None]] = set()
     while True:
         for item in waiting:
-            running.add(pool.submit(work, item))
+            running.add(pool.submit(item))
             if len(running) >= most:
                 break
         if not running:
@@ -185,13 +199,13 @@ def _bounded(
 
 def _write(target: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    partial = target.with_suffix(f".partial-{threading.get_ident()}")
-    partial.write_bytes(data)
-    partial.replace(target)
+    unfinished = target.with_suffix(f".partial-{threading.get_ident()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
 
 
 def _write_table(target: Path, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    partial = target.with_suffix(".partial")
-    with partial.open("w", newline="") as out:
+    unfinished = target.with_suffix(".partial")
+    with unfinished.open("w", newline="") as out:
         csv.writer(out).writerows([head, *rows])
-    partial.replace(target)
+    unfinished.replace(target)
