@@ -8,7 +8,7 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.calibration import UNFITTED
-from spolia.fingerprints.base import Fingerprint
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 
 
 class BandEnergies:
@@ -19,7 +19,7 @@ class BandEnergies:
     calibration = UNFITTED
     hop_seconds = 0.5
     segment_seconds = 1.0
-    query_rates = ()
+    query_changes = ()
 
     def __init__(self, model_id: str = "bands-000000000001") -> None:
         self.model_id = model_id
@@ -27,7 +27,7 @@ class BandEnergies:
     def fingerprint(self, audio: Audio) -> Fingerprint:
         return self._every(audio, 4000)
 
-    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
         return self._every(audio, 1000)
 
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:

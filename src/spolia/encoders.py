@@ -102,13 +102,40 @@ class Encoder:
             raise ModelError(f"{self.path} is an ONNX model but not one of spolia's; give another")
         return ModelCard.from_json(metadata["spolia"], self.path)
 
-    def encode(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    @cached_property
+    def can_warp(self) -> bool:
+        """Whether the model can undo changes of pitch and tempo."""
+        return "frames" in {i.name for i in self._session.get_inputs()}
+
+    def n_frames(self, n_samples: int) -> int:
+        """Return the number of frames of a waveform's spectrogram."""
+        front = self.card.architecture["front_end"]
+        return int(1 + (n_samples - front["n_fft"]) // front["hop_length"])
+
+    def encode(
+        self,
+        waveforms: npt.NDArray[np.float32],
+        *,
+        semitones: float = 0.0,
+        frames: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Return vectors of waveforms, float32 [shape=(n_batch, n_segments, dim)], unit norm.
 
-        waveforms: float32 [shape=(n_batch, n_samples)], n_samples ≥ card.segment.
+        waveforms: float32 [shape=(n_batch, n_samples)], n_samples ≥ card.segment. semitones: how
+        much higher the sound shall be first; frames: fractional numbers of the spectrogram's
+        frames to read instead of all, at least as many as a segment has. Both only where
+        :attr:`can_warp`.
         """
-        outputs = self._session.run(None, {"waveform": np.ascontiguousarray(waveforms)})
-        return np.asarray(outputs[0], np.float32)
+        inputs = {"waveform": np.ascontiguousarray(waveforms)}
+        if self.can_warp:
+            front = self.card.architecture["front_end"]
+            shift = semitones * front["bands_per_octave"] / 12
+            inputs["bands"] = np.arange(front["n_bands"], dtype=np.float32) - np.float32(shift)
+            everything = np.arange(self.n_frames(waveforms.shape[1]), dtype=np.float32)
+            inputs["frames"] = everything if frames is None else frames
+        elif semitones or frames is not None:
+            raise ModelError(f"{self.path} cannot undo changes of pitch or tempo; give another")
+        return np.asarray(self._session.run(None, inputs)[0], np.float32)
 
     def verify(self) -> float:
         """Return the largest deviation from the self-check vector stored in the file.

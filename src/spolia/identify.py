@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from spolia.rivals import Candidate
 from spolia.store.hits import Hits
 
 N_LINES = 24  # proposals that are refined per window of the query
+N_LEAST_LINES = 10  # of each query where several share them
 WINDOW = 30.0  # seconds of a query that vote together
 WINDOW_HOP = 15.0  # seconds between windows of a long query
 SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
@@ -77,34 +79,40 @@ class Identification:
 
 
 Search = Callable[[Fingerprint], Hits]
+SearchAll = Callable[[list[Fingerprint]], list[Hits]]
 Sequence = Callable[[str], Fingerprint]
 
 
 def match_segments(
-    query: Fingerprint,
-    search: Search,
+    queries: list[Fingerprint],
+    search: SearchAll,
     sequence: Sequence,
     recording_ids: list[str],
     *,
     hop: float,
     segment: float,
-) -> list[Candidate]:
-    """Return candidates of a query by its segment vectors.
+) -> list[list[Candidate]]:
+    """Return candidates of each of several queries by their segment vectors.
 
-    search: hits of a part of the query; sequence: a recording's stored fingerprint; hop, segment:
-    seconds between and within the stored vectors. Of lines that explain the same stretch of the
-    query, all are returned; see :func:`spolia.rivals.judged`.
+    queries: the same sound, changed in several ways, is searched at once. search: hits of parts of
+    the queries; sequence: a recording's stored fingerprint; hop, segment: seconds between and
+    within the stored vectors. Of lines that explain the same stretch of a query, all are returned;
+    see :func:`spolia.rivals.judged`.
     """
-    lines: dict[str, list[Line]] = {}
-    step = _step(query, hop)
-    for part in windows(query):
-        hits = search(part)
-        for proposal in propose(hits, resolution=hop, n_lines=N_LINES, base=0.2):
-            recording_id = recording_ids[proposal.recording]
-            line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
-            if line is not None:
-                lines.setdefault(recording_id, []).append(line)
-    return [Candidate(r, line) for r, found in lines.items() for line in merged(found)]
+    lines: list[dict[str, list[Line]]] = [{} for _ in queries]
+    n_lines = max(N_LINES // len(queries), N_LEAST_LINES) if queries else 0
+    for parts in zip_longest(*map(windows, queries)):
+        there = [(i, part) for i, part in enumerate(parts) if part is not None]
+        for (i, part), hits in zip(there, search([part for _, part in there]), strict=True):
+            step = _step(queries[i], hop)
+            for proposal in propose(hits, resolution=hop, n_lines=n_lines, base=0.2):
+                recording_id = recording_ids[proposal.recording]
+                line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
+                if line is not None:
+                    lines[i].setdefault(recording_id, []).append(line)
+    return [
+        [Candidate(r, line) for r, found in of.items() for line in merged(found)] for of in lines
+    ]
 
 
 def is_sure(candidates: list[Candidate], duration: float) -> bool:

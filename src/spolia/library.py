@@ -33,6 +33,8 @@ DEFAULT_METHODS = ("segments",)
 MINIMUM_QUERY = 1.0  # seconds
 N_NEIGHBOURS = 30  # hits per query vector
 SEARCH_STRIDE = 2  # every second query vector is searched; all of them are aligned
+SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
+N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
 
 Index = VectorIndex | PostingsIndex
 
@@ -201,11 +203,14 @@ class Library:
         """Return all candidate lines of a query, most probable first."""
         method = self._chosen(method)
         fingerprinter, index = self.fingerprinter(method), self.index(method)
-        candidates = self._search(fingerprinter.fingerprint_query(audio), fingerprinter, index)
-        if fingerprinter.query_rates and not is_sure(candidates, audio.duration):
-            for rate in fingerprinter.query_rates:
-                shifted = fingerprinter.fingerprint_query(audio, rate=rate)
-                candidates += self._search(shifted, fingerprinter, index)
+        query = fingerprinter.fingerprint_query(audio)
+        candidates = self._search([query], fingerprinter, index)[0]
+        if not is_sure(candidates, audio.duration):
+            changes = fingerprinter.query_changes
+            changed = [fingerprinter.fingerprint_query(audio, change) for change in changes]
+            found = self._search(changed, fingerprinter, index)
+            for change, of in zip(changes, found, strict=True):
+                candidates += [replace(c, semitones=-change.semitones) for c in of]
         return judged(
             candidates,
             lambda one, other: self._same_sound(one, other, index, fingerprinter),
@@ -214,17 +219,23 @@ class Library:
         )
 
     def _search(
-        self, query: Fingerprint, fingerprinter: Fingerprinter, index: Index
-    ) -> list[Candidate]:
+        self, queries: list[Fingerprint], fingerprinter: Fingerprinter, index: Index
+    ) -> list[list[Candidate]]:
+        """Return the candidates of each query."""
         if isinstance(index, PostingsIndex):
-            return match_landmarks(
-                query,
-                lambda part: index.search(part.values, part.times),
-                index.recording_ids,
-            )
+            postings = index
+            return [
+                match_landmarks(
+                    query,
+                    lambda part: postings.search(part.values, part.times),
+                    postings.recording_ids,
+                )
+                for query in queries
+            ]
+        vectors = index
         return match_segments(
-            query,
-            lambda part: _search_sparsely(index, part),
+            queries,
+            lambda parts: _search_sparsely(vectors, parts),
             lambda recording_id: self._sequence(
                 recording_id, fingerprinter.method, index.generation
             ),
@@ -306,7 +317,9 @@ def _rank(method: str) -> tuple[int, str]:
     return (METHODS.index(method) if method in METHODS else len(METHODS), method)
 
 
-def _search_sparsely(index: VectorIndex, part: Fingerprint) -> Hits:
-    stride = SEARCH_STRIDE if len(part) > 2 * SEARCH_STRIDE else 1
-    part = replace(part, times=part.times[::stride], values=part.values[::stride])
-    return index.search(part.values, part.times, N_NEIGHBOURS)
+def _search_sparsely(index: VectorIndex, parts: list[Fingerprint]) -> list[Hits]:
+    """Search all vectors of short parts with many neighbours, else every second with fewer."""
+    short = max(map(len, parts), default=0) <= SHORT
+    stride, k = (1, N_NEIGHBOURS_SHORT) if short else (SEARCH_STRIDE, N_NEIGHBOURS)
+    vectors, times = [p.values[::stride] for p in parts], [p.times[::stride] for p in parts]
+    return index.search_all(vectors, times, k)

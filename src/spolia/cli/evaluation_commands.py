@@ -141,8 +141,8 @@ def evaluate_identify(
     method: Annotated[str, typer.Option(help="segments or landmarks.")] = "segments",
     lengths: Annotated[str, typer.Option(help="Seconds, separated by commas.")] = "1,2,3,5,10",
     conditions: Annotated[
-        str | None, typer.Option(help="Conditions, separated by commas; default: all eight.")
-    ] = None,
+        str, typer.Option(help="Conditions, or sets of them: standard, hard, all; with commas.")
+    ] = "standard",
     known: Annotated[int, typer.Option(min=1, help="Known queries per condition.")] = 48,
     absent: Annotated[int, typer.Option(min=1, help="Absent queries per condition.")] = 48,
     seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
@@ -167,15 +167,15 @@ def evaluate_identify(
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure identification under the eight conditions; prints a table, writes JSON and a plot."""
-    from spolia.evaluation.conditions import CONDITIONS
+    """Measure identification under stated conditions; prints a table, writes JSON and a plot."""
+    from spolia.evaluation.conditions import named
     from spolia.evaluation.identify import Plan
 
     plan = Plan(
         known,
         absent,
         tuple(float(s) for s in lengths.split(",")),
-        tuple(conditions.split(",")) if conditions else tuple(CONDITIONS),
+        named(conditions.split(",")),
         seed,
         fold,
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from spolia import degradation
 from spolia.audio import Audio
+from spolia.errors import ParameterError
 
 CONTEXT = 1.0  # seconds before the query that still sound in a room
 
@@ -98,7 +99,7 @@ def _percent(variant: float) -> float:
     return 1 + variant / 100
 
 
-CONDITIONS: dict[str, Condition] = {
+STANDARD: dict[str, Condition] = {
     c.name: c
     for c in (
         Condition("clean", (0.0,), _clean),
@@ -111,6 +112,52 @@ CONDITIONS: dict[str, Condition] = {
         Condition("tempo", (-10.0, -5.0, 5.0, 10.0), _tempo, _percent),
     )
 }
+
+PAIRS: tuple[tuple[str, float, str, float], ...] = (  # a player's change, then a channel
+    ("speed", 4.0, "room", 7.5),
+    ("speed", -4.0, "codec", 8.0),
+    ("pitch", 2.0, "noise", 5.0),
+    ("pitch", -2.0, "phone", 13.0),
+    ("tempo", 10.0, "phone", 13.0),
+    ("tempo", -10.0, "room", 7.5),
+    ("speed", 2.0, "noise", 0.0),
+    ("pitch", -1.0, "room", 10.0),
+)
+
+
+def _two(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    player, amount, channel, level = PAIRS[int(variant)]
+    played = STANDARD[player].apply(audio, amount, materials, rng)
+    return STANDARD[channel].apply(played, level, materials, rng)
+
+
+def _tempo_of_two(variant: float) -> float:
+    player, amount, _, _ = PAIRS[int(variant)]
+    return STANDARD[player].tempo(amount)
+
+
+HARD: dict[str, Condition] = {
+    c.name: c
+    for c in (
+        Condition("noise-5dB", (-5.0,), _noisy),
+        Condition("speed-10", (-10.0, 10.0), _speed, _percent),
+        Condition("pitch-4", (-4.0, 4.0), _pitch),
+        Condition("tempo-20", (-20.0, 20.0), _tempo, _percent),
+        Condition("two", tuple(map(float, range(len(PAIRS)))), _two, _tempo_of_two),
+    )
+}
+
+CONDITIONS = STANDARD | HARD
+SETS = {"standard": tuple(STANDARD), "hard": tuple(HARD), "all": tuple(CONDITIONS)}
+
+
+def named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of conditions with the names of sets replaced by their members."""
+    found = tuple(c for name in names for c in SETS.get(name, (name,)))
+    if unknown := [name for name in found if name not in CONDITIONS]:
+        known = ", ".join((*SETS, *CONDITIONS))
+        raise ParameterError(f"unknown condition {unknown[0]!r}; choose from: {known}")
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.corpus import CorpusFile, is_device, read_manifest
-from spolia.evaluation.conditions import CONDITIONS, Materials, Query, make_query
+from spolia.evaluation.conditions import CONDITIONS, STANDARD, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
 from spolia.ingest import find_files
 from spolia.library import Library
@@ -41,7 +41,7 @@ class Plan:
     n_places: int = 48  # known queries per condition; absent ones are as many
     n_absent: int = 48  # absent queries per condition
     lengths: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 10.0)  # seconds
-    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    conditions: tuple[str, ...] = tuple(STANDARD)
     seed: int = 0
     fold: int = 0
 

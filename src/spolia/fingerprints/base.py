@@ -37,6 +37,17 @@ class Fingerprint:
         return len(self.times)
 
 
+@dataclass(frozen=True)
+class Change:
+    """How a query is played before it is fingerprinted."""
+
+    semitones: float = 0.0  # higher by
+    tempo: float = 1.0  # times as fast
+
+
+UNCHANGED = Change()
+
+
 class Fingerprinter(Protocol):
     """Turns audio into a fingerprint."""
 
@@ -71,12 +82,12 @@ class Fingerprinter(Protocol):
         """Return the reference fingerprint of consecutive blocks, in bounded memory."""
 
     @property
-    def query_rates(self) -> Sequence[float]:
-        """Rates at which a query that found nothing sure is played again; see fingerprint_query."""
+    def query_changes(self) -> Sequence[Change]:
+        """Changes with which a query that found nothing sure is tried again."""
 
-    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
         """Return the fingerprint of a query, which may be denser than a reference's.
 
-        rate: how many times as fast, and so higher, the query is played first; the times returned
-        are those of the query as it was given.
+        change: what is done to the query first. The times returned are those of the query as it
+        was given.
         """

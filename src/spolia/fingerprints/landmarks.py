@@ -14,7 +14,7 @@ import numpy as np
 from spolia.audio import Audio
 from spolia.calibration import Calibration
 from spolia.errors import ParameterError
-from spolia.fingerprints.base import Fingerprint
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.landmarks import (
     HOP,
     MARGIN_AFTER,
@@ -42,7 +42,7 @@ class LandmarkFingerprinter:
     """Makes ``landmarks`` fingerprints."""
 
     method = "landmarks"
-    query_rates: Sequence[float] = ()  # as in Wang 2003
+    query_changes: Sequence[Change] = ()  # as in Wang 2003
     model_id = None
     sample_rate = SAMPLE_RATE
     hop_seconds = HOP / SAMPLE_RATE
@@ -75,10 +75,10 @@ class LandmarkFingerprinter:
         duration = samples_to_seconds(n_samples, SAMPLE_RATE)
         return Fingerprint(self.method, None, times, np.concatenate(hashes), duration)
 
-    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
         """Return the hashes of a query at ``QUERY_PHASES`` phases, each once per frame."""
-        if rate != 1.0:
-            raise ParameterError(f"landmarks are not made at another rate ({rate}); use 1.0")
+        if change != UNCHANGED:
+            raise ParameterError(f"landmarks are not made of changed queries ({change})")
         samples = _checked(audio).samples
         starts: list[Ints] = []
         hashes: list[Hashes] = []

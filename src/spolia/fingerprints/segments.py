@@ -14,22 +14,24 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import DEFAULT_SEGMENT_MODEL, Encoder, ModelCard, open_model
 from spolia.errors import ParameterError
-from spolia.fingerprints.base import Fingerprint
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.timing import n_segments
 
 SILENCE_RMS = 1e-4  # −80 dBFS: segments below are neither stored nor searched
 BLOCK_SEGMENTS = 120  # one minute
 QUERY_PHASES = 4  # a query vector every 0.125 s
-SHIFTED_PHASES = 2  # of a query that is played again at another rate
-SHIFT = 1.6  # semitones by which such a query is shifted, up and down
+CHANGED_PHASES = 2  # of a query that is tried again with a change
+# The encoder forgives about a semitone, and 20 % of tempo, so tempo needs no changes. These leave
+# at most 0.65 semitones of shifts up to 4.5, and of a speed whose pitch is within that.
+CHANGES = tuple(Change(semitones=s) for s in (1.3, -1.3, 2.6, -2.6, 3.9, -3.9))
 
 Vectors = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
 
 
 class SegmentFingerprinter:
@@ -84,7 +86,8 @@ class SegmentFingerprinter:
         windows = _Windows(self.card)
         for window in windows.cut(self._checked(block) for block in blocks):
             encoded = self.encoder.encode(window.samples[None])[0]
-            keep = np.flatnonzero(self._loud(window.samples, len(encoded)))
+            starts = np.arange(len(encoded), dtype=np.float64) * self.card.hop
+            keep = np.flatnonzero(self._loud_from(window.samples, starts))
             keep = keep[(keep >= window.n_dropped) & (keep < window.n_dropped + window.n_kept)]
             vectors.append(encoded[keep])
             first = window.first - window.n_dropped
@@ -97,47 +100,70 @@ class SegmentFingerprinter:
             windows.n_samples / self.sample_rate,
         )
 
-    def _loud(self, samples: Vectors, n_segments: int) -> npt.NDArray[np.bool_]:
-        """Tell which segments are not silent [shape=(n_segments,)]."""
-        energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-        starts = np.arange(n_segments) * self.card.hop
-        mean = (energy[starts + self.card.segment] - energy[starts]) / self.card.segment
-        return np.asarray(mean > SILENCE_RMS**2)
-
     @property
-    def query_rates(self) -> Sequence[float]:
-        """Rates that bring shifts of pitch beyond a semitone back into the encoder's reach."""
-        return 2.0 ** (SHIFT / 12), 2.0 ** (-SHIFT / 12)
+    def query_changes(self) -> Sequence[Change]:
+        """Changes that bring pitch and tempo back into the encoder's reach."""
+        return CHANGES if self.encoder.can_warp else ()
 
-    def fingerprint_query(self, audio: Audio, *, rate: float = 1.0) -> Fingerprint:
+    def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
         """Return vectors at several phases of the hop, in order of time.
 
-        rate: how many times as fast, and so higher, the query is played before it is encoded. Each
-        vector keeps the place of its middle in the query as it was given.
+        change: what is done to the query first. Each vector keeps the place of its middle in the
+        query as it was given.
         """
-        original, n_phases = audio, QUERY_PHASES
-        if rate != 1.0:
-            samples = soxr.resample(audio.samples, rate, 1.0, quality="HQ")
-            audio, n_phases = Audio(samples, audio.sample_rate), SHIFTED_PHASES
-        shift = self.card.hop // n_phases
-        times: list[npt.NDArray[np.float64]] = []
-        vectors: list[Vectors] = []
-        for phase in range(n_phases):
+        audio = self._checked(audio)
+        if change == UNCHANGED:
+            parts = list(self._phases(audio))
+        else:
+            parts = list(self._changed(audio, change))
+        times = np.concatenate([np.zeros(0), *(times for times, _ in parts)])
+        empty = np.zeros((0, self.card.dim), np.float32)
+        vectors = np.concatenate([empty, *(vectors for _, vectors in parts)])
+        order = np.argsort(times, kind="stable")
+        return Fingerprint(self.method, self.model_id, times[order], vectors[order], audio.duration)
+
+    def _phases(self, audio: Audio) -> Iterator[tuple[Times, Vectors]]:
+        shift = self.card.hop // QUERY_PHASES
+        for phase in range(QUERY_PHASES):
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
-                break
+                return
             one = self.fingerprint(Audio(part, audio.sample_rate))
-            times.append(one.times + phase * shift / self.sample_rate)
-            vectors.append(one.values)
-        played = np.concatenate(times)
-        order = np.argsort(played, kind="stable")
-        return Fingerprint(
-            self.method,
-            self.model_id,
-            rate * played[order] + (rate - 1.0) * self.segment_seconds / 2,
-            np.concatenate(vectors)[order],
-            original.duration,
-        )
+            yield one.times + phase * shift / self.sample_rate, one.values
+
+    def _changed(self, audio: Audio, change: Change) -> Iterator[tuple[Times, Vectors]]:
+        """Yield times and vectors of a changed query, stretch by stretch and phase by phase."""
+        card, front = self.card, self.card.architecture["front_end"]
+        step, n_fft = front["hop_length"], front["n_fft"]
+        n_seen = (card.segment - n_fft) // step + 1  # frames of a segment
+        n_hop = card.hop // step
+        reach = round((change.tempo * n_seen + 1) * step) + n_fft  # sound that the last one needs
+        size = BLOCK_SEGMENTS * card.hop
+        for start in range(0, max(1, len(audio) - card.segment), size):
+            samples = audio.samples[start : start + size + reach]
+            samples = np.pad(samples, (0, max(0, card.segment - len(samples))))
+            n_changed = (self.encoder.n_frames(len(samples)) - 1) / change.tempo
+            for phase in range(CHANGED_PHASES):
+                first = phase * n_hop / CHANGED_PHASES
+                n = max(int(n_changed - first) + 1, n_seen if phase == 0 else 0)
+                if n < n_seen:
+                    continue
+                frames = np.asarray((first + np.arange(n)) * change.tempo, np.float32)
+                vectors = self.encoder.encode(
+                    samples[None], semitones=change.semitones, frames=frames
+                )[0]
+                begins = frames[: len(vectors) * n_hop : n_hop].astype(np.float64) * step
+                # a segment's middle is that many frames after its first, in the query as given
+                begins += (change.tempo - 1.0) * (n_seen - 1) / 2 * step
+                keep = (begins < size) & self._loud_from(samples, begins)
+                yield (start + begins[keep]) / self.sample_rate, vectors[keep]
+
+    def _loud_from(self, samples: Vectors, starts: Times) -> npt.NDArray[np.bool_]:
+        """Tell which segments are not silent, from their first samples [shape=(n_segments,)]."""
+        energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+        first = np.clip(np.round(starts), 0, len(samples)).astype(np.int64)
+        last = np.minimum(first + self.card.segment, len(samples))
+        return np.asarray((energy[last] - energy[first]) / self.card.segment > SILENCE_RMS**2)
 
     def _checked(self, audio: Audio) -> Audio:
         if audio.sample_rate != self.sample_rate:

@@ -137,6 +137,21 @@ class LogBands(nn.Module):
         return torch.log(power / self.config.floor + 1.0).transpose(1, 2)
 
 
+def resampled(x: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Return ``x`` at fractional ``places`` along an axis, interpolated; the ends are held.
+
+    places: float32 [shape=(n,)]. Whole numbers give the values themselves.
+    """
+    last = x.shape[dim] - 1
+    lower = torch.floor(places)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    share = (places - lower).reshape(shape)
+    left = x.index_select(dim, lower.long().clamp(0, last))
+    right = x.index_select(dim, (lower.long() + 1).clamp(0, last))
+    return left + (right - left) * share
+
+
 class LocalStandardisation(nn.Module):
     """Subtracts the mean and divides by the deviation of the surrounding second, all bands.
 

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spolia.networks.front_end import FrontEndConfig, LocalStandardisation, LogBands
+from spolia.networks.front_end import (
+    FrontEndConfig,
+    LocalStandardisation,
+    LogBands,
+    resampled,
+)
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,19 @@ class SegmentEncoder(nn.Module):
         x = self.head(self.trunk(x))  # (B, dim, 1, n_segments)
         return unit_norm(x[:, :, 0].transpose(1, 2).float())
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_segments, dim)."""
-        return self.embed(self.log_bands(waveform))
+    def forward(
+        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
+    ) -> Tensor:
+        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_segments, dim).
+
+        bands, frames: where to read the spectrogram, as fractional numbers of its bands and frames,
+        float32 [shape=(n_bands,)] and [shape=(n,)]. Other places than 0, 1, 2, … undo a change of
+        pitch (a shift of the bands) or of tempo (a stretch of the frames).
+        """
+        log_power = self.log_bands(waveform)
+        if bands is not None and frames is not None:
+            log_power = resampled(resampled(log_power, bands, 1), frames, 2)
+        return self.embed(log_power)
 
 
 def unit_norm(x: Tensor) -> Tensor:

@@ -20,3 +20,6 @@ class Hits:
     def __len__(self) -> int:
         """Return the number of hits."""
         return len(self.scores)
+
+
+NO_HITS = Hits(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.float32))

@@ -8,7 +8,7 @@ single-precision copy would take from disk, and leaves nothing that can be stale
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from spolia.store.catalog import Catalog
 from spolia.store.derived import derived_file, facts_of, store
-from spolia.store.hits import Hits
+from spolia.store.hits import NO_HITS, Hits
 
 FLAT_BELOW = 1_000_000
 N_PROBE = 32
@@ -46,18 +46,36 @@ class VectorIndex:
 
         vectors: float32 [shape=(n, dim)], unit norm; times: seconds [shape=(n,)].
         """
+        return self.search_all([vectors], [times], k)[0]
+
+    def search_all(
+        self, vectors: Sequence[Vectors], times: Sequence[npt.NDArray[np.float64]], k: int
+    ) -> list[Hits]:
+        """Return the hits of several searches; many vectors at once cost little more than few."""
         k = min(k, len(self))
-        if k == 0 or not len(vectors):
-            return Hits(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.float32))
-        scores, places = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
-        found = places >= 0
-        places = places[found]
-        return Hits(
-            (places >> 32).astype(np.int32),
-            np.broadcast_to(times[:, None], found.shape)[found],
-            (places & 0xFFFFFFFF) / 1000.0,
-            scores[found],
-        )
+        lengths = [len(v) for v in vectors]
+        if k == 0 or not sum(lengths):
+            return [NO_HITS] * len(lengths)
+        joined = np.ascontiguousarray(np.concatenate(vectors), np.float32)
+        scores, places = self.index.search(joined, k)
+        ends = np.cumsum(lengths)[:-1]
+        return [
+            _hits(score, place, of)
+            for score, place, of in zip(
+                np.split(scores, ends), np.split(places, ends), times, strict=True
+            )
+        ]
+
+
+def _hits(scores: Vectors, places: Places, times: npt.NDArray[np.float64]) -> Hits:
+    found = places >= 0
+    places = places[found]
+    return Hits(
+        (places >> 32).astype(np.int32),
+        np.broadcast_to(times[:, None], found.shape)[found],
+        (places & 0xFFFFFFFF) / 1000.0,
+        scores[found],
+    )
 
 
 def open_vectors(

@@ -86,22 +86,35 @@ def _onnx() -> Any:
 
 def _to_onnx(model: Any) -> Any:
     _onnx()
-    example = torch.zeros(2, model.config.segment_samples + 3 * model.config.hop_samples)
+    example: tuple[torch.Tensor, ...] = (
+        torch.zeros(2, model.config.segment_samples + 3 * model.config.hop_samples),
+    )
+    names, shapes = ["waveform"], [{0: torch.export.Dim("n_batch"), 1: _dim("n_samples", 9000)}]
+    if not isinstance(model, Nafp):  # its bands are not logarithmic: no shift undoes a pitch
+        config = model.config
+        example += (
+            torch.arange(float(config.front_end.n_bands)),
+            torch.arange(float(config.segment_frames + 2 * config.hop_frames)),
+        )
+        names += ["bands", "frames"]
+        shapes += [{}, {0: _dim("n_frames", config.segment_frames)}]
     program = torch.onnx.export(
         model,
-        (example,),
+        example,
         dynamo=True,
         opset_version=18,
-        input_names=["waveform"],
+        input_names=names,
         output_names=["vectors"],
-        dynamic_shapes=(
-            {0: torch.export.Dim("n_batch"), 1: torch.export.Dim("n_samples", min=9000)},
-        ),
+        dynamic_shapes=tuple(shapes),
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model_proto
+
+
+def _dim(name: str, least: int) -> Any:
+    return torch.export.Dim(name, min=least)
 
 
 def _content_hash(model: Any) -> str:

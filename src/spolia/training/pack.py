@@ -26,6 +26,13 @@ from spolia.training.instruments import SoundFont, find_fonts
 from spolia.training.scores import read_score
 from spolia.training.voices import crowd, line, talk
 
+FONT_CREDITS = {  # by file name, for the attributions of model cards
+    "FluidR3_GM.sf2": "Fluid R3, Frank Wen, MIT",
+    "MuseScore_General_Lite.sf3": "MuseScore General, S. Christian Collins and others, MIT",
+    "OPL-3_FM_128M.sf2": "OPL-3 FM 128M, Zandro Reveille, CC BY-SA 4.0",
+    "TimGM6mb.sf2": "TimGM6mb, Tim Brechbill, GPL-2",
+    "sf_GMbank.sf2": "sf_GMbank, public domain",
+}
 VALIDATION_FONTS = ("TimGM6mb.sf2",)  # never heard in training
 SAMPLE_RATE = 16000
 BIT_RATE = 24000
@@ -145,7 +152,8 @@ class Packer:
         tracks, stems = [], []
         for i in range(self.plan.n):
             score, font = self._choice(i)
-            by = f"{score.attribution}; rendered by spolia with {font.name}"
+            credit = FONT_CREDITS.get(font.name, font.name)
+            by = f"{score.attribution}; rendered by spolia with the sound font {credit}"
             row = (score.group, "train", by, "rendered")
             tracks.append((self.file(i), *row, "", Path(score.file).stem))
             for path in sorted(self.folder.glob(self._stem_file(i, "*"))):
