@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spolia.alignment import Proposal, compare, propose, refine
+from spolia.alignment import Proposal, _fit_residual, compare, propose, refine
 from spolia.store.hits import Hits
 
 HOP, STEP, SEGMENT = 0.5, 0.125, 1.0625
@@ -115,3 +115,27 @@ def test_a_query_before_the_beginning_still_aligns():
     line = refine(window, proposal, segment=SEGMENT, step=STEP)
     assert line.offset == pytest.approx(-3.0, abs=0.3)
     assert line.reference_start >= -0.6
+
+
+def residuals(rng, *, slope, seconds, noise):
+    times = np.arange(0, seconds, STEP)
+    drawn = np.repeat(rng.normal(0, noise, len(times) // 4 + 1), 4)[: len(times)]
+    return times, 0.05 + slope * (times - times.mean()) + drawn, np.ones(len(times))
+
+
+def test_the_slope_of_residuals_is_found_where_it_is_significant():
+    rng = np.random.default_rng(0)
+    for slope in (-0.03, 0.02, 0.05):
+        shift, found = _fit_residual(*residuals(rng, slope=slope, seconds=10.0, noise=0.03))
+        assert shift == pytest.approx(0.05, abs=0.03)
+        assert found == pytest.approx(slope, abs=0.012)
+
+
+def test_noise_around_no_slope_gives_a_speed_of_one():
+    rng = np.random.default_rng(1)
+    found = [
+        _fit_residual(*residuals(rng, slope=0.0, seconds=8.0, noise=0.05))[1] for _ in range(50)
+    ]
+    assert sum(f == 0.0 for f in found) >= 42
+    short = residuals(rng, slope=0.1, seconds=1.0, noise=0.001)
+    assert _fit_residual(*short)[1] == 0.0

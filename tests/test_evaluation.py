@@ -12,7 +12,14 @@ from fakes import BandEnergies, tune
 from spolia.corpus import read_manifest
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
-from spolia.evaluation.conditions import CONDITIONS, Materials, make_query
+from spolia.evaluation.conditions import (
+    CONDITIONS,
+    HARD,
+    STANDARD,
+    Materials,
+    make_query,
+    named,
+)
 from spolia.evaluation.identify import (
     Evaluation,
     Plan,
@@ -70,7 +77,7 @@ def test_a_repetition_is_the_same_sound_and_other_sound_is_not():
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_queries_are_seeded_and_as_long_as_asked(name):
-    if name in ("pitch", "tempo"):
+    if name in ("pitch", "tempo", "pitch-4", "tempo-20", "two"):
         pytest.importorskip("python_stretch")
     recording = tune(1, seconds=20.0).resample(16000)
     noise = Materials([tune(5, 3.0).resample(16000)], [tune(6, 0.2).resample(16000)], [])
@@ -82,6 +89,13 @@ def test_queries_are_seeded_and_as_long_as_asked(name):
     assert first.audio.duration == pytest.approx(5.0, abs=0.01)
     assert first.start + 5.0 * first.speed <= 20.0
     assert first.prefix(2.0).duration == pytest.approx(2.0)
+
+
+def test_sets_of_conditions_are_named():
+    assert named(["standard"]) == tuple(STANDARD)
+    assert named(["hard", "clean", "two"]) == (*HARD, "clean")
+    with pytest.raises(ParameterError, match="unknown condition 'rain'.*standard"):
+        named(["rain"])
 
 
 def test_a_clean_query_is_the_recording():

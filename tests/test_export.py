@@ -8,9 +8,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("onnx", reason="needs the extra train")
 
+from fakes import tune
 from spolia.audio import Audio
+from spolia.degradation import change_speed
 from spolia.encoders import Encoder, open_model, shipped_models
 from spolia.errors import ModelError, ModelNotFound
+from spolia.fingerprints.base import Change
 from spolia.fingerprints.segments import SegmentFingerprinter
 from spolia.networks.nafp import Nafp, NafpConfig
 from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
@@ -125,7 +128,70 @@ def test_a_query_is_denser_and_in_order(exported):
 
 def test_one_second_is_enough(exported):
     fingerprinter = SegmentFingerprinter(Encoder(exported[1]))
-    assert len(fingerprinter.fingerprint_query(Audio(waveform(1.0)[0], 8000))) >= 1
+    second = Audio(waveform(1.0)[0], 8000)
+    assert len(fingerprinter.fingerprint_query(second)) >= 1
+    assert len(fingerprinter.fingerprint_query(second, Change(2.0, 1.1))) >= 1
+
+
+def test_a_warp_in_the_file_equals_torch(exported):
+    model, path = exported
+    x = waveform(3.0, rows=2)
+    frames = np.arange(50, dtype=np.float32) * 1.1
+    bands = torch.arange(80.0) - 1.5 * 2.0
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x), bands, torch.from_numpy(frames)).numpy()
+    found = Encoder(path).encode(x, semitones=2.0, frames=frames)
+    assert (expected * found).sum(-1).min() > 0.9999
+
+
+def test_a_change_by_nothing_gives_the_vectors_of_the_query(exported):
+    """Half as many phases, and in stretches of a minute, but the same vectors at the same times."""
+    fingerprinter = SegmentFingerprinter(Encoder(exported[1]))
+    audio = Audio(waveform(70.0)[0], 8000)
+    plain = fingerprinter.fingerprint_query(audio)
+    changed = fingerprinter.fingerprint_query(audio, Change(1e-9))
+    inside = (changed.times > 1) & (changed.times < 68) & (abs(changed.times - 60) > 2)
+    place = np.searchsorted(plain.times, changed.times[inside] - 1e-6)
+    np.testing.assert_allclose(plain.times[place], changed.times[inside], atol=1e-6)
+    assert (plain.values[place] * changed.values[inside]).sum(1).min() > 0.999
+    assert len(plain) - 8 <= 2 * len(changed) <= len(plain) + 8
+
+
+@pytest.mark.parametrize("speed", [1.06, 0.94])
+def test_undoing_a_change_of_speed_brings_vectors_and_times_back(exported, speed):
+    fingerprinter = SegmentFingerprinter(Encoder(exported[1]))
+    record = tune(3, seconds=20.0)
+    query = change_speed(record, speed)
+    undo = Change(-12 * float(np.log2(speed)), 1 / speed)
+    reference = fingerprinter.fingerprint(record)
+    gains = []
+    for change in (Change(1e-9), undo):
+        changed = fingerprinter.fingerprint_query(query, change)
+        middle = (changed.times + fingerprinter.segment_seconds / 2) * speed
+        nearest = np.round((middle - fingerprinter.segment_seconds / 2) / 0.5).astype(int)
+        near = abs((middle - fingerprinter.segment_seconds / 2) - 0.5 * nearest) < 0.07
+        near &= (nearest >= 0) & (nearest < len(reference))
+        same = (changed.values[near] * reference.values[nearest[near]]).sum(1)
+        gains.append(1 - float(same.mean()))
+    assert gains[1] < 0.6 * gains[0]
+
+
+def test_silence_is_left_out_of_changed_queries_too(exported):
+    fingerprinter = SegmentFingerprinter(Encoder(exported[1]))
+    samples = waveform(12.0)[0]
+    samples[32000:64000] = 0
+    times = fingerprinter.fingerprint_query(Audio(samples, 8000), Change(1.0)).times
+    assert len(times)
+    assert not ((times > 4.0) & (times < 6.9)).any()
+
+
+def test_a_model_without_a_logarithmic_axis_has_no_changes(tmp_path):
+    model = Nafp(NafpConfig(channels=(4, 4, 8, 8, 8, 8, 16, 16), dim=16, hidden=2)).eval()
+    export_encoder(model, tmp_path / "nafp.onnx", name="nafp", training={})
+    encoder = Encoder(tmp_path / "nafp.onnx")
+    assert SegmentFingerprinter(encoder).query_changes == ()
+    with pytest.raises(ModelError, match="cannot undo"):
+        encoder.encode(waveform(3.0), semitones=1.0)
 
 
 def test_not_a_model(tmp_path):

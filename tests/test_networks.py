@@ -9,7 +9,13 @@ torch = pytest.importorskip("torch", reason="needs the extra train")
 
 from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
-from spolia.networks.front_end import FrontEndConfig, LocalStandardisation, LogBands, band_centres
+from spolia.networks.front_end import (
+    FrontEndConfig,
+    LocalStandardisation,
+    LogBands,
+    band_centres,
+    resampled,
+)
 from spolia.networks.nafp import Nafp, NafpConfig
 from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
 
@@ -58,6 +64,18 @@ def test_gain_does_not_change_the_standardised_spectrogram(noise):
     bands, standardise = LogBands(FrontEndConfig()), LocalStandardisation(31)
     quiet, loud = standardise(bands(0.2 * noise)), standardise(bands(noise))
     assert (quiet - loud).abs().mean() < 0.005  # but for bins at the floor
+
+
+def test_reading_at_whole_places_changes_nothing_and_ends_are_held():
+    x = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(resampled(x, torch.arange(5.0), 1), x)
+    shifted = resampled(x, torch.arange(5.0) - 2, 1)
+    assert torch.equal(shifted[:, 2:], x[:, :3])
+    assert torch.equal(shifted[:, 0], x[:, 0])
+    halfway = resampled(x, torch.tensor([2.5]), 2)
+    torch.testing.assert_close(halfway[..., 0], (x[..., 2] + x[..., 3]) / 2)
+    beyond = resampled(x, torch.tensor([9.3]), 2)
+    assert torch.equal(beyond[..., 0], x[..., 6])
 
 
 def test_silence_is_finite(encoder):

@@ -332,3 +332,14 @@ def test_postings_return_every_equal_hash(catalog):
 def test_postings_of_unknown_hashes_are_empty(catalog):
     index = open_postings(catalog, "landmarks")
     assert len(index.search(np.array([2**31], np.uint32), np.zeros(1))) == 0
+
+
+def test_searching_at_once_finds_what_searching_one_by_one_does(catalog):
+    index = open_vectors(catalog, "segments")
+    parts = [vectors(8, 4), vectors(8, 0), vectors(9, 30)]
+    times = [np.arange(len(p)) * 1.0 for p in parts]
+    for part, when, together in zip(parts, times, index.search_all(parts, times, 3), strict=True):
+        alone = index.search(part, when, 3)
+        assert len(together) == 3 * len(part)
+        assert (together.query_times == alone.query_times).all()
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)

@@ -22,6 +22,9 @@ SPEEDS = np.exp(np.linspace(np.log(0.82), np.log(1.22), 21))  # votes; 1.0 is th
 MAX_SPEED = 1.25  # and its inverse: the range of the refined speed
 UNRELATED = 0.3  # similarity that vectors of unrelated sound rarely exceed on average
 CROWD = 20_000  # hits from which only those in the most crowded bins are voted on exactly
+INDEPENDENT = 0.5  # seconds between query vectors whose places err independently
+MINIMUM_SPREAD = 0.5  # seconds², of the times of vectors from which a slope can be had
+SIGNIFICANT = 2.5  # standard deviations from which a slope counts
 SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change
 
 
@@ -220,7 +223,7 @@ def _polish(window: Window, line: Line) -> Line:
 
     The interpolated similarity has its maximum on the grid of the query's phases (0.125 s). Here a
     parabola through the three nearest stored vectors gives each query vector a place of its own,
-    and a weighted line through these places, over all phases, gives offset and speed.
+    and a weighted line through these places, over all phases, corrects offset and speed.
     """
     times = window.query_times
     inside = (times >= line.query_start - 1e-9) & (times < line.query_end)
@@ -236,8 +239,31 @@ def _polish(window: Window, line: Line) -> Line:
     shift = np.clip(0.5 * (right - left) / np.maximum(curvature, 1e-6), -0.75, 0.75)
     residual = (columns + shift - place[usable]) * window.hop
     weight = curvature * (np.abs(residual) < 0.4) + 1e-9
-    moved = float(np.average(residual, weights=weight))
-    return replace(line, offset=line.offset + float(np.clip(moved, -0.15, 0.15)))
+    moved, bent = _fit_residual(times[usable], residual, weight)
+    middle = float(np.average(times[usable], weights=weight))
+    speed = float(np.clip(line.speed + bent, 1 / MAX_SPEED, MAX_SPEED))
+    moved = float(np.clip(moved, -0.15, 0.15))
+    return replace(line, speed=speed, offset=line.offset + moved + (line.speed - speed) * middle)
+
+
+def _fit_residual(times: Floats, residual: Floats, weight: Floats) -> tuple[float, float]:
+    """Return (shift in seconds at the weighted middle, slope) of residuals over time.
+
+    The slope is 0 unless it is significant: most clips play at the speed of the record, and their
+    speed is said to be 1 rather than 1.001.
+    """
+    total = weight.sum()
+    moved = float((weight * residual).sum() / total)
+    from_middle = times - (weight * times).sum() / total
+    spread = float((weight * from_middle**2).sum() / total)
+    n_independent = max(1.0, float(times[-1] - times[0]) / INDEPENDENT)
+    if spread < MINIMUM_SPREAD or n_independent < 4.0:
+        return moved, 0.0
+    slope = float((weight * from_middle * residual).sum() / total / spread)
+    noise = residual - moved - slope * from_middle
+    variance = float((weight * noise**2).sum() / total)
+    deviation = np.sqrt(variance / (n_independent * spread))
+    return moved, slope if abs(slope) > SIGNIFICANT * deviation else 0.0
 
 
 def _speed_grid(speed: float, span: float, width: float) -> Floats:

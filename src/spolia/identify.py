@@ -36,6 +36,7 @@ class Match:
     reference_start: float  # seconds
     reference_end: float  # seconds
     speed: float  # seconds of the recording per second of the query; 1.04 = plays 4 % fast
+    semitones: float | None  # how much higher the query sounds; None: not measured
     method: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,6 +54,7 @@ _MATCH_KEYS = (
     "reference_start",
     "reference_end",
     "speed",
+    "semitones",
     "method",
 )
 
@@ -104,7 +106,7 @@ def match_segments(
     for parts in zip_longest(*map(windows, queries)):
         there = [(i, part) for i, part in enumerate(parts) if part is not None]
         for (i, part), hits in zip(there, search([part for _, part in there]), strict=True):
-            step = _step(queries[i], hop)
+            step = spacing(queries[i], hop)
             for proposal in propose(hits, resolution=hop, n_lines=n_lines, base=0.2):
                 recording_id = recording_ids[proposal.recording]
                 line = _refined(part, sequence(recording_id), proposal, hop, segment, step)
@@ -127,9 +129,9 @@ def is_sure(candidates: list[Candidate], duration: float) -> bool:
     )
 
 
-def _step(query: Fingerprint, hop: float) -> float:
-    """Return the seconds between a query's vectors."""
-    return float(np.median(np.diff(query.times))) if len(query) > 1 else hop
+def spacing(query: Fingerprint, default: float = 0.5) -> float:
+    """Return the seconds between a query's vectors; ``default`` of fewer than two."""
+    return float(np.median(np.diff(query.times))) if len(query) > 1 else default
 
 
 def _refined(

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
-from spolia.fingerprints.base import Fingerprint, Fingerprinter
+from spolia.fingerprints.base import Change, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
 from spolia.identify import (
     Identification,
@@ -20,8 +20,10 @@ from spolia.identify import (
     is_sure,
     match_landmarks,
     match_segments,
+    spacing,
 )
 from spolia.ingest import AddReport, Progress, ingest
+from spolia.pitch import measure_semitones
 from spolia.recording import Recording
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
 from spolia.store.catalog import Catalog
@@ -31,8 +33,10 @@ from spolia.store.vectors import VectorIndex, open_vectors
 
 DEFAULT_METHODS = ("segments",)
 MINIMUM_QUERY = 1.0  # seconds
+PITCH_SECONDS = 6.0  # of a match on which its pitch is measured
+SAME_PITCH = 1e-9  # semitones: encoded like the other shifts, at fewer phases than a query's first
 N_NEIGHBOURS = 30  # hits per query vector
-SEARCH_STRIDE = 2  # every second query vector is searched; all of them are aligned
+SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
 SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
 N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
 
@@ -278,25 +282,56 @@ class Library:
         return Audio.load(source, sample_rate=fingerprinter.sample_rate)
 
     def _matches(
-        self, candidates: list[Candidate], method: str, limit: float, top: int
+        self,
+        audio: Audio,
+        candidates: list[Candidate],
+        method: str,
+        limit: float,
+        top: int,
     ) -> list[Match]:
         decided = [c for c in rivals_removed(candidates) if c.probability >= limit]
         chosen = decided + [
             c for c in best_per_recording(candidates) if not any(c is d for d in decided)
         ]
         chosen = chosen[: max(top, len(decided))]
-        return [self._match(candidate, method) for candidate in chosen]
+        return [
+            self._match(candidate, method, self._semitones(audio, candidate, method))
+            for candidate in chosen
+        ]
+
+    def _semitones(self, audio: Audio, candidate: Candidate, method: str) -> float | None:
+        """Return how much higher a query sounds than the recording, from the match's middle."""
+        fingerprinter, line = self.fingerprinter(method), candidate.line
+        if not fingerprinter.query_changes:
+            return None
+        spare = max(0.0, (line.query_end - line.query_start - PITCH_SECONDS) / 2)
+        start = max(0.0, line.query_start + spare)
+        excerpt = audio.slice(start, line.query_end - spare)
+
+        def play(semitones: float) -> Fingerprint:
+            played = fingerprinter.fingerprint_query(excerpt, Change(semitones or SAME_PITCH))
+            return replace(played, times=played.times + start)
+
+        return measure_semitones(
+            line,
+            candidate.semitones,
+            play,
+            self._sequence(candidate.recording_id, method, self.index(method).generation),
+            hop=fingerprinter.hop_seconds,
+            segment=fingerprinter.segment_seconds,
+        )
 
     def _find(self, audio: Audio, method: str, limit: float, top: int) -> list[Match]:
         while True:
             generation = self.catalog.generation
             try:
-                return self._matches(self.candidates(audio, method=method), method, limit, top)
+                candidates = self.candidates(audio, method=method)
+                return self._matches(audio, candidates, method, limit, top)
             except UnknownRecording:  # removed while we searched: search what is left
                 if generation == self.catalog.generation:
                     raise
 
-    def _match(self, candidate: Candidate, method: str) -> Match:
+    def _match(self, candidate: Candidate, method: str, semitones: float | None) -> Match:
         line = candidate.line
         recording = self.catalog.get(candidate.recording_id)
         return Match(
@@ -308,6 +343,7 @@ class Library:
             max(0.0, line.reference_start),
             min(recording.duration, line.reference_end),
             line.speed,
+            semitones,
             method,
         )
 
@@ -318,8 +354,10 @@ def _rank(method: str) -> tuple[int, str]:
 
 
 def _search_sparsely(index: VectorIndex, parts: list[Fingerprint]) -> list[Hits]:
-    """Search all vectors of short parts with many neighbours, else every second with fewer."""
+    """Search all vectors of short parts with many neighbours, else a few of each second."""
     short = max(map(len, parts), default=0) <= SHORT
-    stride, k = (1, N_NEIGHBOURS_SHORT) if short else (SEARCH_STRIDE, N_NEIGHBOURS)
-    vectors, times = [p.values[::stride] for p in parts], [p.times[::stride] for p in parts]
+    k = N_NEIGHBOURS_SHORT if short else N_NEIGHBOURS
+    strides = [1 if short else max(1, round(SEARCH_SPACING / spacing(p))) for p in parts]
+    vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
+    times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
     return index.search_all(vectors, times, k)

@@ -92,7 +92,9 @@ def _line(match: Match) -> str:
     query = f"{format_seconds(match.query_start)}–{format_seconds(match.query_end)}"
     change = 100 * (match.speed - 1)
     speed = f", {change:+.1f} % speed" if abs(change) >= 0.5 else ""
+    semitones = match.semitones or 0.0
+    pitch = f", {semitones:+.1f} semitones" if abs(semitones) >= 0.3 else ""
     return (
         f"  {match.probability:.3f}  {match.recording.name}: {reference} of the recording "
-        f"= {query} of the clip{speed}"
+        f"= {query} of the clip{speed}{pitch}"
     )
