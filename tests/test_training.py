@@ -19,6 +19,7 @@ from spolia.networks.front_end import FrontEndConfig, LogBands
 from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
 from spolia.training.export import export_checkpoint
 from spolia.training.fingerprint import Run, RunOptions, learning_rate, train
+from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint
 from spolia.training.losses import nt_xent
 from spolia.training.recipe import Recipe, build, load_recipe
@@ -359,3 +360,27 @@ def test_weights_of_another_architecture_are_refused(corpus, tmp_path):
     wider = dataclasses.replace(wider, initial=str(tmp_path / "model.onnx"))
     with pytest.raises(TrainingError, match="another architecture"):
         Run(wider, options(corpus, tmp_path / "two"))
+
+
+def test_generated_pieces_are_seeded_loud_and_all_different():
+    one = generate_many(40, seconds=4.0, seed=3, device=CPU)
+    assert one.shape == (40, 32000)
+    np.testing.assert_array_equal(one[:5], generate_many(5, seconds=4.0, seed=3, device=CPU))
+    assert not np.array_equal(one[:5], generate_many(5, seconds=4.0, seed=4, device=CPU))
+    assert (np.abs(one).max(1) > 25000).all()
+    sound = one / np.sqrt(np.square(one.astype(float)).sum(1, keepdims=True))
+    alike = np.abs(sound @ sound.T) - np.eye(40)
+    assert alike.max() < 0.5
+
+
+def test_generated_music_joins_the_training_groups_only(corpus, tmp_path):
+    recipe = dataclasses.replace(
+        small(), data=dataclasses.replace(small().data, generated=6, generated_seconds=6.0)
+    )
+    run, plain = (
+        Run(recipe, options(corpus, tmp_path / "a")),
+        Run(small(), options(corpus, tmp_path)),
+    )
+    assert len(run.batches.usable) == len(plain.batches.usable) + 6
+    assert len(run.held_out.usable) == len(plain.held_out.usable)
+    run.advance(lambda _: None)

@@ -21,9 +21,10 @@ from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, Geometry, plan
 from spolia.training.coding import code_file
+from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint, load_initial
 from spolia.training.losses import nt_xent
-from spolia.training.pool import load_pool
+from spolia.training.pool import extended, load_pool
 from spolia.training.recipe import Recipe
 from spolia.training.responses import (
     LEAD,
@@ -251,6 +252,17 @@ def make_batches(
         return load_pool(files, sample_rate=rate, cache=options.cache, **changes)
 
     coded = pool("track", variant="coded-1", change=code_file) if recipe.data.coded > 0 else None
+    recordings = pool("track")
+    if split == "train" and recipe.data.generated:
+        pieces = generate_many(
+            recipe.data.generated,
+            seconds=recipe.data.generated_seconds,
+            seed=recipe.seed,
+            device=torch.device(options.device),
+            sample_rate=rate,
+        )
+        recordings = extended(recordings, pieces)
+        coded = None if coded is None else extended(coded, pieces)
     return BatchMaker(
         recipe,
         model.log_bands,
@@ -263,7 +275,7 @@ def make_batches(
             lead=round(LEAD * rate),
             device=torch.device(options.device),
         ),
-        pool("track"),
+        recordings,
         pool("noise"),
         n_fft=n_fft,
         device=torch.device(options.device),

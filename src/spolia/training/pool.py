@@ -38,6 +38,22 @@ class AudioPool:
         return float(self.offsets[-1]) / self.sample_rate
 
 
+def extended(pool: AudioPool, pieces: npt.NDArray[np.int16]) -> AudioPool:
+    """Return a pool with generated pieces behind its files, each a group of its own.
+
+    pieces: [shape=(n, n_samples)].
+    """
+    names = [f"generated-{i}" for i in range(len(pieces))]
+    files = [CorpusFile(name, "train", name, "train", "", "generated") for name in names]
+    ends = pool.offsets[-1] + pieces.shape[1] * np.arange(1, len(pieces) + 1)
+    return AudioPool(
+        np.concatenate([pool.samples, pieces.ravel()]),
+        np.concatenate([pool.offsets, ends]),
+        (*pool.files, *files),
+        pool.sample_rate,
+    )
+
+
 def load_pool(
     files: list[CorpusFile],
     *,

@@ -27,6 +27,8 @@ class DataConfig:
     context: float = 1.0  # seconds of sound before the segment that reverberate into it
     simulated_rooms: int = 150  # shoebox rooms beside the measured responses
     room_variants: int = 0  # further rooms made of each measured one; see responses.vary
+    generated: int = 0  # pieces of generated music beside the recordings; see generator.py
+    generated_seconds: float = 12.0  # length of each
     coded: float = 0.0  # share of positives cut from tracks that went through a lossy codec
 
 
