@@ -16,6 +16,7 @@ from spolia.corpus import CorpusFile, is_device
 from spolia.encoders import Encoder
 from spolia.errors import TrainingError
 from spolia.networks.front_end import FrontEndConfig, LogBands
+from spolia.training.caching import backward_in_chunks
 from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
 from spolia.training.export import export_checkpoint
 from spolia.training.fingerprint import Run, RunOptions, learning_rate, train
@@ -384,3 +385,39 @@ def test_generated_music_joins_the_training_groups_only(corpus, tmp_path):
     assert len(run.batches.usable) == len(plain.batches.usable) + 6
     assert len(run.held_out.usable) == len(plain.held_out.usable)
     run.advance(lambda _: None)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 12])
+def test_gradients_in_chunks_equal_those_of_the_whole(chunk):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.Tanh(), torch.nn.Linear(9, 4))
+    rows, groups = torch.randn(12, 7), torch.arange(6)
+
+    def loss_of(vectors):
+        return nt_xent(*torch.nn.functional.normalize(vectors, dim=1).chunk(2), groups, 0.1)
+
+    loss_of(model(rows)).backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    loss = backward_in_chunks(model, model, rows, loss_of, chunk)
+    assert float(loss) == pytest.approx(float(loss_of(model(rows)).detach()), rel=1e-6)
+    for parameter, expected in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_chunks_update_running_statistics_once_each():
+    torch.manual_seed(0)
+    rows = torch.randn(12, 5)
+    norms = [torch.nn.BatchNorm1d(5) for _ in range(2)]
+    for piece in rows.split(4):
+        norms[0](piece)
+    backward_in_chunks(norms[1], norms[1], rows, lambda v: v.square().mean(), 4)
+    torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
+    torch.testing.assert_close(norms[0].running_var, norms[1].running_var)
+    assert int(norms[1].num_batches_tracked) == 3
+
+
+def test_training_in_chunks_runs(corpus, tmp_path):
+    recipe = small(chunk=4)
+    train(recipe, options(corpus, tmp_path), lambda _: None)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6

@@ -20,6 +20,7 @@ from spolia.corpus import CorpusFile, is_device, read_manifests, trainable
 from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, Geometry, plan
+from spolia.training.caching import backward_in_chunks
 from spolia.training.coding import code_file
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint, load_initial
@@ -159,15 +160,21 @@ class Run:
             )
         self.model.train()
         mixed = optimiser.mixed_precision and has_fast_bfloat16(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            vectors = self.model.embed(torch.cat([batch.anchors, batch.positives]))
-        anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
-        groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
-        loss = nt_xent(
-            anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature
-        )
+
+        def embed(rows: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                return self.model.embed(rows)
+
+        def loss_of(vectors: Tensor) -> Tensor:
+            anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
+            groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
+            return nt_xent(
+                anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature
+            )
+
+        rows = torch.cat([batch.anchors, batch.positives])
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward_in_chunks(self.model, embed, rows, loss_of, optimiser.chunk or len(rows))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
         self._average()
@@ -175,11 +182,11 @@ class Run:
         ended = time.perf_counter()
         entry = {
             "step": float(self.step),
-            "loss": float(loss.detach()),
+            "loss": float(loss),
             "gradient_norm": float(norm),
             "batch_seconds": made - begun,
             "network_seconds": ended - made,
-            "segments_per_second": 2 * len(groups) / (ended - begun),
+            "segments_per_second": len(rows) * self.recipe.data.n_segments / (ended - begun),
         }
         if self.step % self.options.validate_every == 0 or self.step == optimiser.steps:
             entry |= self.validate()

@@ -42,6 +42,7 @@ class OptimiserConfig:
     weight_decay: float = 0.01
     temperature: float = 0.05  # NT-Xent
     ema: float = 0.995  # decay of the averaged weights that are validated and exported
+    chunk: int = 0  # rows that the network holds at once, see caching.py; 0: all
     mixed_precision: bool = (
         True  # bfloat16 in the network, where the device has it; not in features
     )
