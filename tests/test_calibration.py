@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,18 @@ def test_the_rough_calibration_is_monotone():
     queries = np.array([[[0.6 * 4, 0.9, 4.0]], [[0.1, 0.4, 1.0]]])
     sure, unsure = probabilities(UNFITTED, queries)
     assert sure > 0.9 > 0.1 > unsure
+
+
+def test_each_length_has_a_threshold_of_its_own():
+    queries, right = made_up(np.random.default_rng(2))
+    seconds = np.where(np.arange(len(right)) % 2 == 0, 1.0, 10.0)
+    calibration = fit(queries, right, 100_000, seconds=seconds)
+    assert [length for length, _ in calibration.thresholds] == [1.0, 10.0]
+    short, long = (level for _, level in calibration.thresholds)
+    assert calibration.threshold_at(1.0) == pytest.approx(short, abs=1e-6)
+    assert calibration.threshold_at(60.0) == pytest.approx(long, abs=1e-6)
+    low, high = sorted((short, long))
+    assert low <= calibration.threshold_at(3.0) <= high
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    assert again == calibration
+    assert fit(queries, right, 100_000).threshold_at(3.0) == fit(queries, right, 100_000).threshold

@@ -5,7 +5,8 @@ of. As for local alignments of sequences (Karlin & Altschul 1990), the tail of t
 sum of similarity above the unrelated level along the best stretch, falls off exponentially. A
 logistic function of the evidence, the mean score, the length and the size of the library is fitted
 on known and absent queries of recordings that no training has seen (``spolia evaluate identify
---calibrate``); the threshold is the probability that one absent query in a thousand exceeds.
+--calibrate``); the threshold is the probability that one absent query in a thousand of that length
+exceeds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from spolia.errors import ParameterError
 Floats = npt.NDArray[np.float64]
 
 
-N_FEATURES = 6
+N_FEATURES = 9
+ENOUGH = 100  # wrong matches of one length from which its threshold is fitted
 CHANCE = 0.17  # evidence of the best of a hundred thousand unrelated lines of one second; grows √s
 KEPT = ((1.0, 1), (0.5, 4), (0.2, 4), (0.05, 4))  # shares of the library, and draws per query
 
@@ -32,10 +34,23 @@ class Calibration:
     """A fitted logistic function and its operating point."""
 
     weights: tuple[float, ...]  # of features(); see there
-    threshold: float  # probability from which a match is decided
+    threshold: float  # probability from which a match is decided, whatever the query's length
     false_accepts: float = 0.001  # share of absent queries above the threshold, by construction
     n_known: int = 0  # queries it was fitted on
     n_absent: int = 0
+    # (seconds, probability), ascending: where a match of a query of that length is decided
+    thresholds: tuple[tuple[float, float], ...] = ()
+
+    def threshold_at(self, seconds: float) -> float:
+        """Return the probability from which a match of a query of ``seconds`` is decided.
+
+        Between the fitted lengths the logit is interpolated over log seconds; beyond, held.
+        """
+        if not self.thresholds:
+            return self.threshold
+        lengths, levels = (np.array(column) for column in zip(*self.thresholds, strict=True))
+        level = np.interp(np.log(max(seconds, 1e-3)), np.log(lengths), _logit(levels))
+        return float(_logistic(np.asarray(level)))
 
     def probability(
         self, *, evidence: float, score: float, support: float, rival: float, n_entries: int
@@ -56,7 +71,9 @@ class Calibration:
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Read what :meth:`to_dict` wrote; raises ParameterError where it is incomplete."""
         try:
-            calibration = cls(**{**values, "weights": tuple(values["weights"])})
+            thresholds = tuple(tuple(pair) for pair in values.get("thresholds", ()))
+            changes = {"weights": tuple(values["weights"]), "thresholds": thresholds}
+            calibration = cls(**{**values, **changes})
         except (KeyError, TypeError) as error:
             raise ParameterError(
                 f"not a calibration ({error}); calibrate the model again"
@@ -70,21 +87,24 @@ class Calibration:
 
 
 # Without a fit: a guess that takes 2 s at a mean similarity of 0.7 for right. In no model file.
-UNFITTED = Calibration((-10.5, 12.0, 10.0, 0.0, 0.0, 0.0), 0.5)
+UNFITTED = Calibration((-10.5, 12.0, 10.0, *[0.0] * 6), 0.5)
 
 
 def features(lines: Floats, n_entries: npt.NDArray[np.float64]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 6)].
+    """Return what the logistic function sees [shape=(n, 9)].
 
-    One, the evidence, the score, log support, log of the evidence over the rival's, and log10 of
-    the library's size over 10⁵. lines: evidence, score, support and rival's evidence of each line
-    [shape=(n, 4)]. A rival counts at least as much as in a large library of unrelated music.
+    One, the evidence, the score, log support, log of the evidence over the rival's (the lead), and
+    log10 of the library's size over 10⁵; lead times size (a lead says little in a small library),
+    log² support, and log support times score. lines: evidence, score, support and rival's evidence
+    of each line [shape=(n, 4)]. A rival counts at least as much as in a large library of unrelated music.
     """
     evidence, score, support, rival = np.asarray(lines, np.float64).T
     support = np.maximum(support, 0.1)
     lead = np.log((evidence + 0.1) / (np.maximum(rival, CHANCE * np.sqrt(support)) + 0.1))
     size = np.log10(np.maximum(np.asarray(n_entries, np.float64), 1.0)) - 5.0
-    return np.stack([np.ones_like(score), evidence, score, np.log(support), lead, size], axis=1)
+    length = np.log(support)
+    columns = [np.ones_like(score), evidence, score, length, lead, size]
+    return np.stack([*columns, lead * size, length**2, length * score], axis=1)
 
 
 def fit(
@@ -92,6 +112,7 @@ def fit(
     right: npt.NDArray[np.bool_],
     n_entries: int,
     *,
+    seconds: npt.NDArray[np.float64] | None = None,
     false_accepts: float = 0.001,
     seed: int = 0,
 ) -> Calibration:
@@ -99,7 +120,8 @@ def fit(
 
     queries: for each query, evidence, score and support of its best line and of the best lines of
     other recordings (no copies), strongest first [shape=(n_lines, 3)]. right: whether a query's
-    best line was the recording.
+    best line was the recording. seconds: the queries' lengths, for a threshold at each of them:
+    one for all would be set by the shortest, which chance favours most.
 
     Rivals are few and weak in a small library. So that the fit does not lean on them more than
     such a library allows, it also sees every query with random parts of the library (KEPT); a
@@ -110,9 +132,10 @@ def fit(
             "calibration needs right and wrong matches; evaluate absent queries too"
         )
     rows: list[tuple[float, ...]] = []
+    lengths = np.zeros(len(queries)) if seconds is None else seconds
     rng = np.random.default_rng(seed)
     for share, n_repeats in KEPT:
-        for lines, is_right in zip(queries, right, strict=True):
+        for lines, is_right, length in zip(queries, right, lengths, strict=True):
             for _ in range(n_repeats):
                 kept = rng.random(len(lines)) < share
                 kept[0] |= is_right
@@ -120,7 +143,8 @@ def fit(
                     first, *others = lines[kept]
                     rival = max((float(o[0]) for o in others), default=0.0)
                     holds = bool(is_right and kept[0])
-                    rows.append((*first, rival, share * n_entries, holds, 1.0 / n_repeats))
+                    size = share * n_entries
+                    rows.append((*first, rival, size, holds, 1.0 / n_repeats, length))
     table = np.array(rows, np.float64)
     x, y, weight = features(table[:, :4], table[:, 4]), table[:, 5] > 0, table[:, 6]
     weights = _newton(x, y, weight)
@@ -131,7 +155,20 @@ def fit(
         false_accepts,
         int(right.sum()),
         int((~right).sum()),
+        _thresholds(probability[~y], table[~y, 7], false_accepts),
     )
+
+
+def _thresholds(
+    wrong: Floats, lengths: Floats, false_accepts: float
+) -> tuple[tuple[float, float], ...]:
+    """Return a threshold for each length that has enough wrong matches to tell."""
+    found = []
+    for length in np.unique(lengths[lengths > 0]):
+        of = wrong[lengths == length]
+        if len(of) >= ENOUGH:
+            found.append((float(length), round(threshold_for(of, false_accepts), 7)))
+    return tuple(found)
 
 
 def _newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
@@ -151,13 +188,17 @@ def _logistic(x: Floats) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40.0, 40.0))))
 
 
+def _logit(p: Floats) -> Floats:
+    return np.asarray(np.log(np.clip(p, 1e-12, 1 - 1e-12) / np.clip(1 - p, 1e-12, 1)))
+
+
 def threshold_for(wrong: Floats, false_accepts: float) -> float:
     """Return a probability that a share ``false_accepts`` of wrong matches reaches.
 
     The tail of the logits beyond their 90 % quantile is taken as exponential, so that the answer
     is not the accident of the two or three largest of a few thousand.
     """
-    logits = np.log(np.clip(wrong, 1e-12, 1 - 1e-12) / np.clip(1 - wrong, 1e-12, 1))
+    logits = _logit(wrong)
     start = float(np.quantile(logits, 0.9))
     mean_excess = float(np.maximum(logits[logits >= start] - start, 0).mean())
     level = start + mean_excess * np.log(0.1 / false_accepts)

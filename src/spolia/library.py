@@ -188,8 +188,8 @@ class Library:
         audio = self._query_audio(source, fingerprinter)
         name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
         check_query(audio, name, MINIMUM_QUERY)
-        calibration = fingerprinter.calibration
-        limit = calibration.threshold if threshold is None else threshold
+        default = self.threshold(method, seconds=audio.duration)
+        limit = default if threshold is None else threshold
         matches = self._find(audio, method, limit, top)
         return Identification(
             name,
@@ -199,9 +199,9 @@ class Library:
             matches,
         )
 
-    def threshold(self, method: str | None = None) -> float:
-        """Return the probability from which a match of a method is decided by default."""
-        return self.fingerprinter(self._chosen(method)).calibration.threshold
+    def threshold(self, method: str | None = None, *, seconds: float) -> float:
+        """Return the probability from which a match of a query of some length is decided."""
+        return self.fingerprinter(self._chosen(method)).calibration.threshold_at(seconds)
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""

@@ -141,7 +141,7 @@ class Evaluation:
         started = time.perf_counter()
         candidates = self.library.candidates(audio.resample(8000), method=method)
         seconds = time.perf_counter() - started
-        threshold = self.library.threshold(method)
+        threshold = self.library.threshold(method, seconds=audio.duration)
         if not candidates:
             return _unanswered(query, length, known, seconds)
         best = candidates[0]

@@ -91,5 +91,6 @@ def write_calibration(path: Path, outcomes: Sequence[Outcome], n_entries: int) -
         [np.array(o.lines) for o in answered],
         np.array([o.right for o in answered]),
         n_entries,
+        seconds=np.array([o.length for o in answered]),
     )
     path.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n")
