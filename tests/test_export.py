@@ -86,7 +86,7 @@ def test_calibrating_keeps_the_id(exported, tmp_path):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(exported[1].read_bytes())
     before = Encoder(copy).card.id
-    update_card(copy, calibration={"weights": [0, 1, 0, 0, 0, 0, 0, 0, 0], "threshold": 0.5})
+    update_card(copy, calibration={"weights": [0, 1, 0, 0, 0, 0, 0, 0], "threshold": 0.5})
     assert Encoder(copy).card.id == before
     assert Encoder(copy).card.calibration["threshold"] == 0.5
 

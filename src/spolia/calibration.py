@@ -23,10 +23,16 @@ from spolia.errors import ParameterError
 Floats = npt.NDArray[np.float64]
 
 
-N_FEATURES = 9
+N_FEATURES = 8
 ENOUGH = 100  # wrong matches of one length from which its threshold is fitted
 CHANCE = 0.17  # evidence of the best of a hundred thousand unrelated lines of one second; grows √s
-KEPT = ((1.0, 1), (0.5, 4), (0.2, 4), (0.05, 4))  # shares of the library, and draws per query
+KEPT = (
+    (1.0, 1),
+    (0.5, 4),
+    (0.2, 4),
+    (0.05, 4),
+    (0.012, 8),
+)  # shares of the library, draws per query
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,17 @@ class Calibration:
 
 
 # Without a fit: a guess that takes 2 s at a mean similarity of 0.7 for right. In no model file.
-UNFITTED = Calibration((-10.5, 12.0, 10.0, *[0.0] * 6), 0.5)
+UNFITTED = Calibration((-10.5, 12.0, 10.0, *[0.0] * 5), 0.5)
 
 
 def features(lines: Floats, n_entries: npt.NDArray[np.float64]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 9)].
+    """Return what the logistic function sees [shape=(n, 8)].
 
     One, the evidence, the score, log support, log of the evidence over the rival's (the lead), and
-    log10 of the library's size over 10⁵; lead times size (a lead says little in a small library),
-    log² support, and log support times score. lines: evidence, score, support and rival's evidence
-    of each line [shape=(n, 4)]. A rival counts at least as much as in a large library of unrelated music.
+    log10 of the library's size over 10⁵; log² support, and log support times score. lines:
+    evidence, score, support and rival's evidence of each line [shape=(n, 4)]. A rival counts at
+    least as much as in a large library of unrelated
+    music.
     """
     evidence, score, support, rival = np.asarray(lines, np.float64).T
     support = np.maximum(support, 0.1)
@@ -104,7 +111,7 @@ def features(lines: Floats, n_entries: npt.NDArray[np.float64]) -> Floats:
     size = np.log10(np.maximum(np.asarray(n_entries, np.float64), 1.0)) - 5.0
     length = np.log(support)
     columns = [np.ones_like(score), evidence, score, length, lead, size]
-    return np.stack([*columns, lead * size, length**2, length * score], axis=1)
+    return np.stack([*columns, length**2, length * score], axis=1)
 
 
 def fit(
