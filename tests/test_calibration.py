@@ -109,12 +109,46 @@ def test_each_length_has_a_threshold_of_its_own():
     queries, right = made_up(np.random.default_rng(2))
     seconds = np.where(np.arange(len(right)) % 2 == 0, 1.0, 10.0)
     calibration = fit(queries, right, 100_000, seconds=seconds)
-    assert [length for length, _ in calibration.thresholds] == [1.0, 10.0]
-    short, long = (level for _, level in calibration.thresholds)
-    assert calibration.threshold_at(1.0) == pytest.approx(short, abs=1e-6)
-    assert calibration.threshold_at(60.0) == pytest.approx(long, abs=1e-6)
+    whole = [(length, p) for length, n, p in calibration.thresholds if n == 100_000]
+    (one, short), (ten, long) = whole
+    assert (one, ten) == (1.0, 10.0)
+    assert calibration.threshold_at(1.0, 100_000) == pytest.approx(short, abs=1e-6)
+    assert calibration.threshold_at(60.0, 10**7) == pytest.approx(long, abs=1e-6)
     low, high = sorted((short, long))
-    assert low <= calibration.threshold_at(3.0) <= high
+    assert low <= calibration.threshold_at(3.0, 100_000) <= high
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     assert again == calibration
-    assert fit(queries, right, 100_000).threshold_at(3.0) == fit(queries, right, 100_000).threshold
+    assert (
+        fit(queries, right, 100_000).threshold_at(3.0, 10) == fit(queries, right, 100_000).threshold
+    )
+
+
+def test_a_small_part_of_the_library_has_thresholds_of_its_own():
+    queries, right = made_up(np.random.default_rng(2))
+    seconds = np.full(len(right), 5.0)
+    calibration = fit(queries, right, 100_000, seconds=seconds, false_accepts=0.01)
+    fresh, is_right = made_up(np.random.default_rng(22), 8000)
+    rng = np.random.default_rng(3)
+    for share in (1.0, 0.5, 0.2, 0.05):
+        n_entries = round(share * 100_000)
+        level, accepted = calibration.threshold_at(5.0, n_entries), 0
+        for lines in (q for q, r in zip(fresh, is_right, strict=True) if not r):
+            kept = lines[rng.random(len(lines)) < share]
+            if len(kept):
+                evidence, score, support = kept[0]
+                rival = kept[1:, 0].max(initial=0.0)
+                accepted += level <= calibration.probability(
+                    evidence=evidence,
+                    score=score,
+                    support=support,
+                    rival=rival,
+                    n_entries=n_entries,
+                )
+        assert 0.002 < accepted / (~is_right).sum() < 0.025, share
+
+
+def test_queries_without_a_match_count_as_not_accepted():
+    wrong = np.random.default_rng(5).beta(1, 8, 3000)
+    assert threshold_for(wrong, 0.001, 30_000) == pytest.approx(threshold_for(wrong, 0.01))
+    assert threshold_for(wrong, 0.01, 150_000) == pytest.approx(np.quantile(wrong, 0.5), abs=1e-3)
+    assert threshold_for(wrong[:0], 0.01, 10) == 0.5

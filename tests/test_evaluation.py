@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ from spolia.evaluation.identify import (
     Evaluation,
     Plan,
     read_outcomes,
-    run,
     summarise,
     val_half,
     write_outcomes,
 )
 from spolia.evaluation.metrics import correlation_offset, rate, recall_at
 from spolia.evaluation.report import markdown, plot, write_calibration
+from spolia.evaluation.running import Journal, header, run
 from spolia.library import Library
 
 
@@ -181,3 +182,43 @@ def test_the_protocol_end_to_end(corpus, tmp_path):
     pytest.importorskip("matplotlib")
     plot(tmp_path / "p.png", facts)
     assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_several_processes_answer_like_one(corpus, tmp_path):
+    plan = Plan(n_places=2, n_absent=2, lengths=(1.0, 3.0), conditions=("clean", "noise"))
+    with Library(tmp_path / "lib") as library:
+        evaluation = Evaluation(corpus, library, plan)
+        evaluation.fill()
+        seen = []
+        several = run(evaluation, processes=2, progress=lambda *at: seen.append(at))
+        alone = run(evaluation)
+    assert timeless(several) == timeless(alone)
+    assert seen == [(i + 1, 8) for i in range(8)]
+
+
+def timeless(outcomes):
+    return [replace(o, seconds=0.0) for o in outcomes]
+
+
+def test_an_interrupted_evaluation_goes_on(corpus, tmp_path):
+    plan = Plan(n_places=3, n_absent=2, lengths=(2.0,), conditions=("clean",))
+    with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
+        evaluation = Evaluation(corpus, library, plan)
+        evaluation.fill()
+        path, stamp = tmp_path / "journal", header(evaluation, None)
+
+        def interrupt(done, _):
+            if done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(evaluation, journal=Journal(path, stamp), progress=interrupt)
+        path.write_text(path.read_text() + '[[true, 0, 2], [{"condi')  # killed while writing
+        seen = []
+        continued = run(
+            evaluation, journal=Journal(path, stamp), progress=lambda done, _: seen.append(done)
+        )
+        assert seen == [4, 5]
+        assert timeless(continued) == timeless(run(evaluation))
+        assert len(Journal(path, stamp).done) == 5
+        assert not Journal(path, {**stamp, "code": "another"}).done

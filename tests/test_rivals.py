@@ -11,7 +11,7 @@ from spolia.fingerprints.base import Fingerprint
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
 
 HOP = 0.5
-LEANS_ON_RIVALS = Calibration((-3.0, 1.0, 1.0, 0.0, 4.0, 0.0, 0.0, 0.0), 0.5)
+LEANS_ON_RIVALS = Calibration((-3.0, 1.0, 1.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0), 0.5)
 
 
 def line(evidence, *, start=0.0, end=10.0, offset=0.0, speed=1.0):

@@ -49,6 +49,11 @@ class Line:
     score: float  # mean cosine similarity, or share of equal hashes, within the stretch
     support: float  # seconds of the query's stretch that were compared
     evidence: float  # sum over the stretch of similarity above UNRELATED, in seconds
+    semitones: float = 0.0  # how much higher the query sounds than what was compared
+
+    def moved(self, seconds: float, semitones: float) -> Line:
+        """Return the line so much later in the recording, of a query so much higher."""
+        return replace(self, offset=self.offset + seconds, semitones=semitones)
 
     @property
     def reference_start(self) -> float:
@@ -153,6 +158,8 @@ class Window:
     query_times: Floats  # seconds [shape=(n_query,)]
     start: float  # seconds of the first grid point in the recording
     hop: float  # seconds between grid points
+    query: Vectors  # [shape=(n_query, dim)]
+    reference: Vectors  # [shape=(n_grid, dim)]
 
     def along(self, speed: Floats, centre: Floats, middle: float) -> Vectors:
         """Return similarities along lines [shape=(n_lines, n_query)].
@@ -189,7 +196,7 @@ def compare(
     chosen = slice(*np.searchsorted(places, [first, last + 1]))
     grid = np.zeros((last + 1 - first, query.shape[1]), np.float32)
     grid[places[chosen] - first] = reference[chosen]
-    return Window(query @ grid.T, query_times, first * hop, hop)
+    return Window(query @ grid.T, query_times, first * hop, hop, query, grid)
 
 
 def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Line | None:

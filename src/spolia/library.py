@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spolia.audio import Audio, Source, check_query, name_of
+from spolia.corrections import Corrections
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Change, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
@@ -201,7 +202,9 @@ class Library:
 
     def threshold(self, method: str | None = None, *, seconds: float) -> float:
         """Return the probability from which a match of a query of some length is decided."""
-        return self.fingerprinter(self._chosen(method)).calibration.threshold_at(seconds)
+        method = self._chosen(method)
+        n_entries = len(self.index(method))
+        return self.fingerprinter(method).calibration.threshold_at(seconds, n_entries)
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
@@ -214,7 +217,7 @@ class Library:
             changed = [fingerprinter.fingerprint_query(audio, change) for change in changes]
             found = self._search(changed, fingerprinter, index)
             for change, of in zip(changes, found, strict=True):
-                candidates += [replace(c, semitones=-change.semitones) for c in of]
+                candidates += [replace(c, semitones=c.semitones - change.semitones) for c in of]
         return judged(
             candidates,
             lambda one, other: self._same_sound(one, other, index, fingerprinter),
@@ -236,7 +239,7 @@ class Library:
                 )
                 for query in queries
             ]
-        vectors = index
+        vectors, corrections = index, fingerprinter.corrections
         return match_segments(
             queries,
             lambda parts: _search_sparsely(vectors, parts),
@@ -246,6 +249,7 @@ class Library:
             index.recording_ids,
             hop=fingerprinter.hop_seconds,
             segment=fingerprinter.segment_seconds,
+            corrections=Corrections.from_dict(corrections) if corrections else None,
         )
 
     def _same_sound(

@@ -127,6 +127,30 @@ def train_export(
     _export(checkpoint, target, corpus)
 
 
+@train_app.command("corrections")
+def train_corrections(
+    model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
+    corpus: CorpusOption,
+    n: Annotated[
+        int, typer.Option("--number", min=3, help="Recordings drawn, 4 clips each.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Fit how a model's matches show a room's delay and a change of pitch, into the model file."""
+    from spolia.cli.output import Bar
+    from spolia.training.corrections import fit_corrections
+    from spolia.training.export import update_card
+
+    with Bar("clips") as bar:
+        corrections = fit_corrections(
+            model, corpus, n_recordings=n, seed=seed, threads=threads, report=bar.show
+        )
+    update_card(model, corrections=corrections.to_dict())
+    for name, (before, after) in (corrections.deviations or {}).items():
+        typer.echo(f"{name}: root mean square {before:.3f} without, {after:.3f} with correction")
+
+
 def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
     from spolia.training.export import export_checkpoint
 
@@ -205,15 +229,19 @@ def _measure(
     from dataclasses import asdict
 
     from spolia.cli.output import AddBar, Bar
-    from spolia.evaluation import identify, report
+    from spolia.evaluation import identify, report, running
     from spolia.library import Library
 
     with Library(folder, methods=[method], model=model, threads=threads) as opened:
         evaluation = identify.Evaluation(corpus, opened, plan, distractors)
         with AddBar() as adding:
             evaluation.fill(adding.update)
+        path = folder.with_name(f"{folder.name}.partial.jsonl")
+        journal = running.Journal(path, running.header(evaluation, method))
         with Bar("queries") as bar:
-            outcomes = identify.run(evaluation, method=method, progress=bar.show)
+            outcomes = running.run(
+                evaluation, method=method, processes=threads, journal=journal, progress=bar.show
+            )
         facts: dict[str, Any] = {
             "plan": asdict(plan),
             "library": repr(opened).split(": ", 1)[1].rstrip(">"),
@@ -227,4 +255,5 @@ def _measure(
         out.mkdir(parents=True, exist_ok=True)
         identify.write_outcomes(out / f"identify-{method}-{plan.fold}.json", outcomes, **facts)
         report.plot(out / f"identify-{method}-{plan.fold}.png", facts)
+    journal.remove()
     return facts

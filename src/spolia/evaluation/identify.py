@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from spolia.library import Library
 from spolia.rivals import Candidate, best_per_recording, strength
 
 EVALUATION_RATE = 16000  # Hz at which queries are made, as the corpus is stored
-N_RIVALS = 8  # lines of other recordings that are kept for calibration
+N_RIVALS = 23  # lines of other recordings that are kept for calibration
 SAME_SOUND = 0.8  # correlation from which two places of a recording sound the same
 EXACT, NEAR = 0.1, 0.5  # seconds
 
@@ -44,6 +44,14 @@ class Plan:
     conditions: tuple[str, ...] = tuple(STANDARD)
     seed: int = 0
     fold: int = 0
+
+
+class Task(NamedTuple):
+    """One query to make and to answer at all lengths."""
+
+    known: bool  # whether its recording is in the library
+    condition: int  # its place in the plan's conditions
+    place: int  # from 0; draws the recording and the place in it
 
 
 @dataclass(frozen=True)
@@ -117,23 +125,28 @@ class Evaluation:
         self.library.add(wanted, progress=progress)
         self.file_of = {r.id: _relative(r.path, self.corpus) for r in self.library}
 
-    def queries(self, known: bool) -> Iterable[Query]:
-        """Yield the longest queries of all conditions and places, the same for a seed."""
+    def tasks(self) -> Iterator[Task]:
+        """Yield all queries to make, known ones first."""
         plan = self.plan
+        for known, n_places in ((True, plan.n_places), (False, plan.n_absent)):
+            for condition in range(len(plan.conditions)):
+                for place in range(n_places):
+                    yield Task(known, condition, place)
+
+    def query(self, task: Task) -> Query:
+        """Make a query of the greatest length; the same for a seed."""
+        plan, (known, number, place) = self.plan, task
         files = self.known if known else self.absent
-        n_places = plan.n_places if known else plan.n_absent
-        for number, name in enumerate(plan.conditions):
-            for place in range(n_places):
-                rng = np.random.default_rng([plan.seed, plan.fold, int(known), number, place])
-                file = files[(place + number * 7) % len(files)].file
-                yield make_query(
-                    self._load(file),
-                    file,
-                    CONDITIONS[name],
-                    self.materials,
-                    rng,
-                    seconds=max(plan.lengths),
-                )
+        file = files[(place + number * 7) % len(files)].file
+        rng = np.random.default_rng([plan.seed, plan.fold, int(known), number, place])
+        condition = CONDITIONS[plan.conditions[number]]
+        seconds = max(plan.lengths)
+        return make_query(self._load(file), file, condition, self.materials, rng, seconds=seconds)
+
+    def answers(self, task: Task, method: str | None) -> list[Outcome]:
+        """Make a query and answer its prefixes of all lengths."""
+        query = self.query(task)
+        return [self.answer(query, s, task.known, method) for s in self.plan.lengths]
 
     def answer(self, query: Query, length: float, known: bool, method: str | None) -> Outcome:
         """Identify a query's prefix and compare with the truth."""
@@ -223,26 +236,6 @@ def _lines(candidates: Sequence[Candidate]) -> list[list[float]]:
     rivals.sort(key=lambda c: -strength(c.line))
     chosen = [c.line for c in (candidates[0], *rivals[:N_RIVALS])]
     return [[round(v, 5) for v in (c.evidence, c.score, c.support)] for c in chosen]
-
-
-def run(
-    evaluation: Evaluation,
-    *,
-    method: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Outcome]:
-    """Answer all known and absent queries at all lengths."""
-    plan = evaluation.plan
-    total = len(plan.conditions) * (plan.n_places + plan.n_absent)
-    outcomes: list[Outcome] = []
-    done = 0
-    for known in (True, False):
-        for query in evaluation.queries(known):
-            outcomes += [evaluation.answer(query, s, known, method) for s in plan.lengths]
-            done += 1
-            if progress:
-                progress(done, total)
-    return outcomes
 
 
 def summarise(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,6 +69,10 @@ class Fingerprinter(Protocol):
     @property
     def calibration(self) -> Calibration:
         """How scores of this method become probabilities."""
+
+    @property
+    def corrections(self) -> Mapping[str, Any]:
+        """How lines of this method are corrected, see spolia.corrections; empty: not at all."""
 
     @property
     def hop_seconds(self) -> float:

@@ -8,9 +8,10 @@ grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,11 @@ class SegmentFingerprinter:
         """The encoder's calibration, or a rough one for a model that was never calibrated."""
         fitted = self.card.calibration
         return Calibration.from_dict(fitted) if fitted else UNFITTED
+
+    @property
+    def corrections(self) -> Mapping[str, Any]:
+        """The encoder's corrections; none of a model for which they were never fitted."""
+        return self.card.corrections
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the vectors of a reference, one every hop; silent segments are left out."""

@@ -1,0 +1,159 @@
+"""Answers the queries of an evaluation: on several cores, and on from where it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from importlib import resources
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from spolia.evaluation.identify import Evaluation, Outcome, Plan, Task
+from spolia.library import Library
+
+Report = Callable[[int, int], None]
+
+
+class Journal:
+    """Outcomes of answered queries on disk: a header and a line of JSON for each query.
+
+    It is continued only by the same plan, library and code; otherwise it begins anew.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        self.header = json.dumps(header, sort_keys=True)
+        self.done: dict[Task, list[Outcome]] = dict(self._read())
+        lines = [self.header, *(self._line(task, of) for task, of in self.done.items())]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+    def _read(self) -> Iterator[tuple[Task, list[Outcome]]]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        if not lines or lines[0] != self.header:
+            return
+        for line in lines[1:]:
+            try:
+                task, outcomes = json.loads(line)
+            except ValueError:  # the line that was being written
+                return
+            yield Task(*task), [Outcome(**values) for values in outcomes]
+
+    @staticmethod
+    def _line(task: Task, outcomes: list[Outcome]) -> str:
+        return json.dumps([task, [asdict(outcome) for outcome in outcomes]])
+
+    def add(self, task: Task, outcomes: list[Outcome]) -> None:
+        """Keep the outcomes of a query."""
+        self.done[task] = outcomes
+        with self.path.open("a") as file:
+            file.write(self._line(task, outcomes) + "\n")
+
+    def remove(self) -> None:
+        """Remove the file, once its content is elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+
+def header(evaluation: Evaluation, method: str | None) -> dict[str, Any]:
+    """Return what outcomes depend on: the plan, the library, the method and the code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(str(resources.files("spolia"))).rglob("*.py")):
+        code.update(path.read_bytes())
+    return {
+        "plan": asdict(evaluation.plan),
+        "library": repr(evaluation.library),
+        "method": method,
+        "code": code.hexdigest(),
+    }
+
+
+def run(
+    evaluation: Evaluation,
+    *,
+    method: str | None = None,
+    processes: int = 1,
+    journal: Journal | None = None,
+    progress: Report | None = None,
+) -> list[Outcome]:
+    """Answer all known and absent queries at all lengths; outcomes in the order of the plan.
+
+    processes: with more than one, each opens the library by its folder and model and answers with
+    one thread. journal: holds what is done; an interrupted run continues with it.
+    """
+    tasks = list(evaluation.tasks())
+    done = dict(journal.done) if journal else {}
+    left = [task for task in tasks if task not in done]
+    answers = _alone if processes == 1 else _shared
+    for task, outcomes in answers(evaluation, left, method, processes):
+        done[task] = outcomes
+        if journal:
+            journal.add(task, outcomes)
+        if progress:
+            progress(len(done), len(tasks))
+    return [outcome for task in tasks for outcome in done[task]]
+
+
+Answers = Iterator[tuple[Task, list[Outcome]]]
+
+
+def _alone(evaluation: Evaluation, tasks: list[Task], method: str | None, _: int) -> Answers:
+    for task in tasks:
+        yield task, evaluation.answers(task, method)
+
+
+def _shared(
+    evaluation: Evaluation, tasks: list[Task], method: str | None, processes: int
+) -> Answers:
+    library = evaluation.library
+    arguments = (
+        evaluation.corpus,
+        library.folder,
+        library.model,
+        evaluation.plan,
+        evaluation.distractors,
+        method,
+    )
+    pool = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_open, initargs=arguments
+    )
+    try:
+        waiting = iter(tasks)
+        running: dict[Future[list[Outcome]], Task] = {}
+        while True:
+            for task in islice(waiting, 2 * processes - len(running)):
+                running[pool.submit(_answer, task)] = task
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[Evaluation, str | None]
+
+
+def _open(
+    corpus: Path,
+    folder: Path,
+    model: str | None,
+    plan: Plan,
+    distractors: list[Path],
+    method: str | None,
+) -> None:
+    """Open the library in a worker; an interrupt is the parent's to handle."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    library = Library(folder, create=False, model=model, threads=1)
+    _worker = Evaluation(corpus, library, plan, distractors), method
+
+
+def _answer(task: Task) -> list[Outcome]:
+    evaluation, method = _worker
+    return evaluation.answers(task, method)
