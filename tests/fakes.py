@@ -21,7 +21,7 @@ class BandEnergies:
     hop_seconds = 0.5
     segment_seconds = 1.0
     query_changes = ()
-    corrections: ClassVar = {}
+    delay: ClassVar = {}
 
     def __init__(self, model_id: str = "bands-000000000001") -> None:
         self.model_id = model_id

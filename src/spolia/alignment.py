@@ -49,11 +49,6 @@ class Line:
     score: float  # mean cosine similarity, or share of equal hashes, within the stretch
     support: float  # seconds of the query's stretch that were compared
     evidence: float  # sum over the stretch of similarity above UNRELATED, in seconds
-    semitones: float = 0.0  # how much higher the query sounds than what was compared
-
-    def moved(self, seconds: float, semitones: float) -> Line:
-        """Return the line so much later in the recording, of a query so much higher."""
-        return replace(self, offset=self.offset + seconds, semitones=semitones)
 
     @property
     def reference_start(self) -> float:

@@ -40,7 +40,7 @@ class ModelCard:
     training: dict[str, Any]  # recipe, steps, seed, data with licences and attributions, version
     results: list[dict[str, Any]] = field(default_factory=list)  # measured figures with command
     calibration: dict[str, Any] = field(default_factory=dict)  # see spolia.calibration
-    corrections: dict[str, Any] = field(default_factory=dict)  # see spolia.corrections
+    delay: dict[str, Any] = field(default_factory=dict)  # of rooms, see spolia.delay
     check: list[float] = field(default_factory=list)  # first vector's start for check_waveform()
     format: int = MODEL_FORMAT
 

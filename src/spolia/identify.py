@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spolia.alignment import Floats, Line, Proposal, compare, propose, refine
-from spolia.corrections import Corrections
+from spolia.delay import Delay
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
 from spolia.rivals import Candidate
@@ -95,17 +95,17 @@ def match_segments(
     *,
     hop: float,
     segment: float,
-    corrections: Corrections | None = None,
+    delay: Delay | None = None,
 ) -> list[list[Candidate]]:
     """Return candidates of each of several queries by their segment vectors.
 
     queries: the same sound, changed in several ways, is searched at once. search: hits of parts of
     the queries; sequence: a recording's stored fingerprint; hop, segment: seconds between and
-    within the stored vectors; corrections: of the lines found. Of lines that
-    explain the same stretch of a query, all are returned; see :func:`spolia.rivals.judged`.
+    within the stored vectors; delay: of rooms, taken off the lines found. Of lines that explain the
+    same stretch of a query, all are returned; see :func:`spolia.rivals.judged`.
     """
     lines: list[dict[str, list[Line]]] = [{} for _ in queries]
-    refined = partial(_refined, hop=hop, segment=segment, corrections=corrections)
+    refined = partial(_refined, hop=hop, segment=segment, delay=delay)
     n_lines = max(N_LINES // len(queries), N_LEAST_LINES) if queries else 0
     for parts in zip_longest(*map(windows, queries)):
         there = [(i, part) for i, part in enumerate(parts) if part is not None]
@@ -117,12 +117,7 @@ def match_segments(
                 if line is not None:
                     lines[i].setdefault(recording_id, []).append(line)
     return [
-        [
-            Candidate(r, line, semitones=line.semitones)
-            for r, found in of.items()
-            for line in merged(found)
-        ]
-        for of in lines
+        [Candidate(r, line) for r, found in of.items() for line in merged(found)] for of in lines
     ]
 
 
@@ -151,14 +146,14 @@ def _refined(
     hop: float,
     segment: float,
     step: float,
-    corrections: Corrections | None,
+    delay: Delay | None,
 ) -> Line | None:
     window = compare(part.times, part.values, reference.times, reference.values, proposal, hop=hop)
     line = refine(window, proposal, segment=segment, step=step)
     if line is None:
         return None
-    if corrections is not None:
-        line = corrections.apply(window, line)
+    if delay is not None:
+        line = delay.apply(window, line)
     # Vectors of different speeds match at their middles, but times are those of their starts.
     return replace(
         line,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spolia.audio import Audio, Source, check_query, name_of
-from spolia.corrections import Corrections
+from spolia.delay import Delay
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Change, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
@@ -239,7 +239,7 @@ class Library:
                 )
                 for query in queries
             ]
-        vectors, corrections = index, fingerprinter.corrections
+        vectors, delay = index, fingerprinter.delay
         return match_segments(
             queries,
             lambda parts: _search_sparsely(vectors, parts),
@@ -249,7 +249,7 @@ class Library:
             index.recording_ids,
             hop=fingerprinter.hop_seconds,
             segment=fingerprinter.segment_seconds,
-            corrections=Corrections.from_dict(corrections) if corrections else None,
+            delay=Delay.from_dict(delay) if delay else None,
         )
 
     def _same_sound(

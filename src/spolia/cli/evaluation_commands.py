@@ -127,8 +127,8 @@ def train_export(
     _export(checkpoint, target, corpus)
 
 
-@train_app.command("corrections")
-def train_corrections(
+@train_app.command("delay")
+def train_delay(
     model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
     corpus: CorpusOption,
     n: Annotated[
@@ -137,18 +137,18 @@ def train_corrections(
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     threads: ThreadsOption = N_CORES,
 ) -> None:
-    """Fit how a model's matches show a room's delay and a change of pitch, into the model file."""
+    """Fit how a room's delay shows in a model's matches, into the model file."""
     from spolia.cli.output import Bar
-    from spolia.training.corrections import fit_corrections
+    from spolia.training.delay import fit_delay
     from spolia.training.export import update_card
 
     with Bar("clips") as bar:
-        corrections = fit_corrections(
+        delay = fit_delay(
             model, corpus, n_recordings=n, seed=seed, threads=threads, report=bar.show
         )
-    update_card(model, corrections=corrections.to_dict())
-    for name, (before, after) in (corrections.deviations or {}).items():
-        typer.echo(f"{name}: root mean square {before:.3f} without, {after:.3f} with correction")
+    update_card(model, delay=delay.to_dict())
+    before, after = delay.within or (0.0, 0.0)
+    typer.echo(f"in other rooms, within 0.1 s: {before:.1%} without, {after:.1%} with correction")
 
 
 def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:

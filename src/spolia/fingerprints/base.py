@@ -71,8 +71,8 @@ class Fingerprinter(Protocol):
         """How scores of this method become probabilities."""
 
     @property
-    def corrections(self) -> Mapping[str, Any]:
-        """How lines of this method are corrected, see spolia.corrections; empty: not at all."""
+    def delay(self) -> Mapping[str, Any]:
+        """How a room's delay shows in matches, see spolia.delay; empty: it was never fitted."""
 
     @property
     def hop_seconds(self) -> float:

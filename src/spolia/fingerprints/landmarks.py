@@ -45,7 +45,7 @@ class LandmarkFingerprinter:
 
     method = "landmarks"
     query_changes: Sequence[Change] = ()  # as in Wang 2003
-    corrections: Mapping[str, Any] = MappingProxyType({})
+    delay: Mapping[str, Any] = MappingProxyType({})
     model_id = None
     sample_rate = SAMPLE_RATE
     hop_seconds = HOP / SAMPLE_RATE

@@ -77,9 +77,9 @@ class SegmentFingerprinter:
         return Calibration.from_dict(fitted) if fitted else UNFITTED
 
     @property
-    def corrections(self) -> Mapping[str, Any]:
-        """The encoder's corrections; none of a model for which they were never fitted."""
-        return self.card.corrections
+    def delay(self) -> Mapping[str, Any]:
+        """How a room's delay shows in the encoder's matches; empty if it was never fitted."""
+        return self.card.delay
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the vectors of a reference, one every hop; silent segments are left out."""

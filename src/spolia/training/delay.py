@@ -1,8 +1,8 @@
-"""Fits a model's corrections (:mod:`spolia.corrections`) on degraded clips of training recordings.
+"""Fits how a room's delay shows in a model's matches (:mod:`spolia.delay`).
 
-Every clip's recording and place are known, so nothing is searched: the line is refined where it
-must be, as a search would refine it, with the unchanged query or, where that is unsure, with the
-change of pitch that fits best.
+It is fitted on degraded clips of training recordings. Every clip's recording and place are known,
+so nothing is searched: the line is refined where it must be, as a search would refine it, with the
+unchanged query or, where that is unsure, with the change of pitch that fits best.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spolia import degradation
 from spolia.alignment import Line, Proposal, Window, compare, refine
 from spolia.audio import Audio
 from spolia.corpus import CorpusFile, is_device, read_manifest, trainable
-from spolia.corrections import Corrections, fit, traces
+from spolia.delay import Delay, fit, traces
 from spolia.encoders import Encoder
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.fingerprints.segments import SegmentFingerprinter
@@ -27,14 +27,15 @@ from spolia.identify import SURE_SCORE, spacing
 from spolia.training.responses import vary
 
 SAMPLE_RATE = 16000  # Hz at which clips are made
-LENGTHS = (1.0, 2.0, 5.0, 10.0)  # seconds
+LENGTHS = (2.0, 5.0, 10.0)  # seconds
 CLIPS_PER_RECORDING = 4
 CONTEXT = 1.0  # seconds before a clip that still sound in a room
 VARIED = 0.7  # share of rooms that are varied
 CODECS = (("libopus", 12000), ("libmp3lame", 24000), ("aac", 32000))
 OUTLIER = 0.6  # seconds: a line further off found a repetition, or nothing
-HOLDOUT = 3  # one in so many recordings and rooms is held out for the deviations
-MIXED = -1
+HOLDOUT = 3  # one in so many recordings and rooms is held out from a first fit
+SEEN, ROOM_HELD_OUT, MIXED = 0, 1, -1
+NEAR = 0.1  # seconds
 
 Rng = np.random.Generator
 Floats = npt.NDArray[np.float64]
@@ -55,7 +56,6 @@ class Clip:
     audio: Audio
     start: float  # seconds into the recording
     speed: float  # seconds of recording per second of clip
-    semitones: float  # how much higher it sounds
     room: int  # number of the room, −1 without
 
 
@@ -64,12 +64,17 @@ class Rows:
     """Traces with truth, of the prefixes of many clips."""
 
     traces: list[Floats] = field(default_factory=list)
-    delay: list[float] = field(default_factory=list)  # seconds
-    semitones: list[float] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)  # seconds
     parts: list[int] = field(default_factory=list)  # see _part()
 
+    def extend(self, other: Rows) -> None:
+        """Add another's rows."""
+        self.traces += other.traces
+        self.delays += other.delays
+        self.parts += other.parts
 
-def fit_corrections(
+
+def fit_delay(
     model: Path,
     corpus: Path,
     *,
@@ -77,8 +82,8 @@ def fit_corrections(
     seed: int = 0,
     threads: int = 2,
     report: Callable[[int, int], None] | None = None,
-) -> Corrections:
-    """Fit a model's corrections on ``n_recordings`` draws of a training recording, 4 clips each."""
+) -> Delay:
+    """Fit a model's delay on ``n_recordings`` draws of a training recording, 4 clips each."""
     sounds = load_sounds(corpus)
     tracks = trainable(read_manifest(corpus, "track"))
     order = np.random.default_rng(seed).integers(len(tracks), size=n_recordings)
@@ -92,31 +97,21 @@ def fit_corrections(
 
     with ThreadPoolExecutor(threads) as pool:
         for i, found in enumerate(pool.map(collect, range(n_recordings))):
-            rows.traces += found.traces
-            rows.delay += found.delay
-            rows.semitones += found.semitones
-            rows.parts += found.parts
+            rows.extend(found)
             if report:
                 report(i + 1, n_recordings)
     return fitted(rows)
 
 
-def fitted(rows: Rows) -> Corrections:
-    """Fit on all rows, and report the deviations of a fit that left some out."""
-    x, delay, semitones = (np.array(v) for v in (rows.traces, rows.delay, rows.semitones))
-    part = np.array(rows.parts)
-    seen, left = part == 0, part == 1
-    deviations = {}
-    for name, truth, weights in zip(
-        ("delay", "semitones"),
-        (delay, semitones),
-        fit(x[seen], delay[seen], semitones[seen]),
-        strict=True,
-    ):
-        errors = truth[left], truth[left] - x[left] @ weights
-        deviations[name] = [round(float(np.sqrt((e**2).mean())), 4) for e in errors]
-    late, higher = (tuple(round(float(w), 5) for w in of) for of in fit(x, delay, semitones))
-    return Corrections(late, higher, len(x), deviations)
+def fitted(rows: Rows) -> Delay:
+    """Fit on all rows; how much that helps is told by a fit on some, for clips in other rooms."""
+    x, delays, part = np.array(rows.traces), np.array(rows.delays), np.array(rows.parts)
+    seen, left = part == SEEN, part == ROOM_HELD_OUT
+    within = None
+    if left.any():
+        residual = delays[left] - x[left] @ fit(x[seen], delays[seen])
+        within = [round(float((np.abs(e) <= NEAR).mean()), 4) for e in (delays[left], residual)]
+    return Delay(tuple(round(float(w), 5) for w in fit(x, delays)), len(x), within)
 
 
 def load_sounds(corpus: Path) -> Sounds:
@@ -142,12 +137,11 @@ def collect_rows(
     rows = Rows()
     for _ in range(CLIPS_PER_RECORDING):
         clip = make_clip(recording, sounds, rng)
-        for line, window, higher in _lines(fingerprinter, clip, reference):
+        for line, window in _lines(fingerprinter, clip, reference):
             delay = _delay(line, clip, fingerprinter.segment_seconds)
             if abs(delay) < OUTLIER:
                 rows.traces.append(traces(window, line))
-                rows.delay.append(delay)
-                rows.semitones.append(clip.semitones - higher)
+                rows.delays.append(delay)
                 rows.parts.append(_part(held_out, clip.room))
     return rows
 
@@ -163,17 +157,16 @@ def _delay(line: Line, clip: Clip, segment: float) -> float:
 
 
 def _part(held_out: bool, room: int) -> int:
-    """Tell whether a clip is held out (1), seen by the first fit (0), or shares a room with it."""
-    room_held_out = room < 0 or room % HOLDOUT == 0
+    """Tell whether a clip is held out, seen by the first fit, or shares something with it."""
     if held_out:
-        return 1 if room_held_out else MIXED
-    return 0 if room < 0 or not room_held_out else MIXED
+        return ROOM_HELD_OUT if room >= 0 and room % HOLDOUT == 0 else MIXED
+    return SEEN if room < 0 or room % HOLDOUT else MIXED
 
 
 def _lines(
     fingerprinter: SegmentFingerprinter, clip: Clip, reference: Fingerprint
-) -> Iterator[tuple[Line, Window, float]]:
-    """Yield (line, window, semitones by which the query was found higher) of the clip's prefixes.
+) -> Iterator[tuple[Line, Window]]:
+    """Yield (line, window) of the clip's prefixes.
 
     Times are those of segments' starts, as :func:`spolia.alignment.refine` returns them.
     """
@@ -181,13 +174,12 @@ def _lines(
         audio = clip.audio.slice(0.0, length).resample(fingerprinter.sample_rate)
         if audio.duration < length - 0.1:
             continue
-        best: tuple[Line, Window, float] | None = None
+        best: tuple[Line, Window] | None = None
         for change in (UNCHANGED, *fingerprinter.query_changes):
-            found = _refined(
-                fingerprinter, fingerprinter.fingerprint_query(audio, change), clip, reference
-            )
+            query = fingerprinter.fingerprint_query(audio, change)
+            found = _refined(fingerprinter, query, clip, reference)
             if found and (best is None or found[0].evidence > best[0].evidence):
-                best = (*found, -change.semitones)
+                best = found
             if best and best[0].score >= SURE_SCORE:
                 break
         if best:
@@ -209,28 +201,28 @@ def _refined(
 def make_clip(recording: Audio, sounds: Sounds, rng: Rng) -> Clip:
     """Draw a place and degrade the sound there: a player's change, then a channel."""
     seconds = max(LENGTHS)
-    play, speed, semitones = _player(rng)
+    play, speed = _player(rng)
     latest = max(0.0, recording.duration - seconds * speed - 0.5)
     start = float(rng.uniform(0.0, latest))
     context = min(CONTEXT, start / speed)
     excerpt = recording.slice(start - context * speed, start + (seconds + 0.2) * speed)
     sound, room = _channel(play(excerpt), sounds, rng)
-    return Clip(sound.slice(context, context + seconds), start, speed, semitones, room)
+    return Clip(sound.slice(context, context + seconds), start, speed, room)
 
 
-def _player(rng: Rng) -> tuple[Callable[[Audio], Audio], float, float]:
-    """Return (change, seconds of recording per second of clip, semitones)."""
+def _player(rng: Rng) -> tuple[Callable[[Audio], Audio], float]:
+    """Return (change, seconds of recording per second of clip)."""
     kind = rng.choice(["none", "speed", "pitch", "tempo"], p=[0.6, 0.15, 0.18, 0.07])
     if kind == "speed":
         speed = 1 + float(rng.uniform(-0.1, 0.1))
-        return lambda a: degradation.change_speed(a, speed), speed, 12 * float(np.log2(speed))
+        return lambda a: degradation.change_speed(a, speed), speed
     if kind == "pitch":
         semitones = float(rng.uniform(-4.5, 4.5))
-        return lambda a: degradation.shift_pitch(a, semitones), 1.0, semitones
+        return lambda a: degradation.shift_pitch(a, semitones), 1.0
     if kind == "tempo":
         tempo = 1 + float(rng.uniform(-0.15, 0.15))
-        return lambda a: degradation.stretch(a, tempo), tempo, 0.0
-    return lambda a: a, 1.0, 0.0
+        return lambda a: degradation.stretch(a, tempo), tempo
+    return lambda a: a, 1.0
 
 
 def _channel(audio: Audio, sounds: Sounds, rng: Rng) -> tuple[Audio, int]:
