@@ -161,7 +161,7 @@ class _Ingest:
             status = path.stat()
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns) == (held.size, held.modified)
+        return held.is_made_from(status)
 
     def _finished(self, pending: dict[Future[Analysis], Path]) -> Iterator[tuple[Path, str | None]]:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:

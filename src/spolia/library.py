@@ -13,7 +13,7 @@ from types import TracebackType
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.delay import Delay
 from spolia.errors import ParameterError, UnknownRecording
-from spolia.fingerprints.base import Change, Fingerprint, Fingerprinter
+from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, make_fingerprinter
 from spolia.identify import (
     Identification,
@@ -24,7 +24,7 @@ from spolia.identify import (
     spacing,
 )
 from spolia.ingest import AddReport, Progress, ingest
-from spolia.pitch import measure_semitones
+from spolia.placing import Place, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
 from spolia.store.catalog import Catalog
@@ -34,8 +34,6 @@ from spolia.store.vectors import VectorIndex, open_vectors
 
 DEFAULT_METHODS = ("segments",)
 MINIMUM_QUERY = 1.0  # seconds
-PITCH_SECONDS = 6.0  # of a match on which its pitch is measured
-SAME_PITCH = 1e-9  # semitones: encoded like the other shifts, at fewer phases than a query's first
 N_NEIGHBOURS = 30  # hits per query vector
 SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
 SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
@@ -298,32 +296,7 @@ class Library:
             c for c in best_per_recording(candidates) if not any(c is d for d in decided)
         ]
         chosen = chosen[: max(top, len(decided))]
-        return [
-            self._match(candidate, method, self._semitones(audio, candidate, method))
-            for candidate in chosen
-        ]
-
-    def _semitones(self, audio: Audio, candidate: Candidate, method: str) -> float | None:
-        """Return how much higher a query sounds than the recording, from the match's middle."""
-        fingerprinter, line = self.fingerprinter(method), candidate.line
-        if not fingerprinter.query_changes:
-            return None
-        spare = max(0.0, (line.query_end - line.query_start - PITCH_SECONDS) / 2)
-        start = max(0.0, line.query_start + spare)
-        excerpt = audio.slice(start, line.query_end - spare)
-
-        def play(semitones: float) -> Fingerprint:
-            played = fingerprinter.fingerprint_query(excerpt, Change(semitones or SAME_PITCH))
-            return replace(played, times=played.times + start)
-
-        return measure_semitones(
-            line,
-            candidate.semitones,
-            play,
-            self._sequence(candidate.recording_id, method, self.index(method).generation),
-            hop=fingerprinter.hop_seconds,
-            segment=fingerprinter.segment_seconds,
-        )
+        return [self._match(audio, candidate, method) for candidate in chosen]
 
     def _find(self, audio: Audio, method: str, limit: float, top: int) -> list[Match]:
         while True:
@@ -335,9 +308,14 @@ class Library:
                 if generation == self.catalog.generation:
                     raise
 
-    def _match(self, candidate: Candidate, method: str, semitones: float | None) -> Match:
-        line = candidate.line
+    def place(self, audio: Audio, candidate: Candidate) -> Place:
+        """Return where a candidate lies exactly, and the query's pitch, see spolia.placing."""
         recording = self.catalog.get(candidate.recording_id)
+        return place(audio, candidate.line, recording, semitones=candidate.semitones)
+
+    def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
+        recording, placed = self.catalog.get(candidate.recording_id), self.place(audio, candidate)
+        line = placed.line
         return Match(
             recording,
             candidate.probability,
@@ -347,7 +325,7 @@ class Library:
             max(0.0, line.reference_start),
             min(recording.duration, line.reference_end),
             line.speed,
-            semitones,
+            placed.semitones,
             method,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 
 
@@ -25,6 +26,10 @@ class Recording:
         if self.title:
             return f"{self.artist} – {self.title}" if self.artist else self.title
         return self.path.replace("\\", "/").rsplit("/", 1)[-1]
+
+    def is_made_from(self, status: os.stat_result) -> bool:
+        """Tell whether a file is, by size and time of modification, the one that was added."""
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
 
     def to_dict(self) -> dict[str, str | float | None]:
         """Return the public description: id, path, title, artist, album, duration."""

@@ -30,7 +30,7 @@ class Candidate:
     line: Line
     rival: float = 0.0  # evidence of the strongest line of another recording's sound
     probability: float = 0.0
-    semitones: float = 0.0  # how much higher the query is, as far as the search that found it knows
+    semitones: float = 0.0  # how much higher the query sounds, as far as the search knows
     is_copy: bool = False  # whether it holds the same sound as the strongest candidate
 
 

@@ -38,6 +38,7 @@ class Condition:
     ]  # drawn from with equal chance: decibels, per cent, semitones, kbit/s
     apply: Callable[[Audio, float, Materials, np.random.Generator], Audio]
     tempo: Callable[[float], float] = lambda _: 1.0  # seconds of recording per second of query
+    semitones: Callable[[float], float] = lambda _: 0.0  # how much higher the query sounds
 
 
 def _noise(materials: Materials, seconds: float, rng: np.random.Generator) -> Audio:
@@ -99,6 +100,14 @@ def _percent(variant: float) -> float:
     return 1 + variant / 100
 
 
+def _faster_is_higher(variant: float) -> float:
+    return 12 * float(np.log2(_percent(variant)))
+
+
+def _itself(variant: float) -> float:
+    return variant
+
+
 STANDARD: dict[str, Condition] = {
     c.name: c
     for c in (
@@ -107,8 +116,8 @@ STANDARD: dict[str, Condition] = {
         Condition("room", (5.0, 7.5, 10.0), _room),
         Condition("phone", (8.0, 13.0, 18.0), _phone),
         Condition("codec", (8.0, 12.0, 16.0, 24.0, 32.0), _codec),
-        Condition("speed", (-4.0, -2.0, 2.0, 4.0), _speed, _percent),
-        Condition("pitch", (-2.0, -1.0, 1.0, 2.0), _pitch),
+        Condition("speed", (-4.0, -2.0, 2.0, 4.0), _speed, _percent, _faster_is_higher),
+        Condition("pitch", (-2.0, -1.0, 1.0, 2.0), _pitch, semitones=_itself),
         Condition("tempo", (-10.0, -5.0, 5.0, 10.0), _tempo, _percent),
     )
 }
@@ -136,14 +145,21 @@ def _tempo_of_two(variant: float) -> float:
     return STANDARD[player].tempo(amount)
 
 
+def _semitones_of_two(variant: float) -> float:
+    player, amount, _, _ = PAIRS[int(variant)]
+    return STANDARD[player].semitones(amount)
+
+
 HARD: dict[str, Condition] = {
     c.name: c
     for c in (
         Condition("noise-5dB", (-5.0,), _noisy),
-        Condition("speed-10", (-10.0, 10.0), _speed, _percent),
-        Condition("pitch-4", (-4.0, 4.0), _pitch),
+        Condition("speed-10", (-10.0, 10.0), _speed, _percent, _faster_is_higher),
+        Condition("pitch-4", (-4.0, 4.0), _pitch, semitones=_itself),
         Condition("tempo-20", (-20.0, 20.0), _tempo, _percent),
-        Condition("two", tuple(map(float, range(len(PAIRS)))), _two, _tempo_of_two),
+        Condition(
+            "two", tuple(map(float, range(len(PAIRS)))), _two, _tempo_of_two, _semitones_of_two
+        ),
     )
 }
 
@@ -170,6 +186,7 @@ class Query:
     file: str  # the recording's path relative to the corpus
     start: float  # seconds into the recording
     speed: float  # seconds of recording per second of query
+    semitones: float  # how much higher it sounds
 
     def prefix(self, seconds: float) -> Audio:
         """Return the query's first seconds."""
@@ -197,4 +214,5 @@ def make_query(
     excerpt = recording.slice(start - context * speed, start + (seconds + 0.2) * speed)
     degraded = condition.apply(excerpt, variant, materials, rng)
     query = degraded.slice(context, context + seconds)
-    return Query(query, condition.name, variant, file, start, speed)
+    semitones = condition.semitones(variant)
+    return Query(query, condition.name, variant, file, start, speed, semitones)

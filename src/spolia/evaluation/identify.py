@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ EVALUATION_RATE = 16000  # Hz at which queries are made, as the corpus is stored
 N_RIVALS = 23  # lines of other recordings that are kept for calibration
 SAME_SOUND = 0.8  # correlation from which two places of a recording sound the same
 EXACT, NEAR = 0.1, 0.5  # seconds
+SAME_SPEED, IN_TUNE = 0.005, 0.25  # share of the speed; semitones
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Outcome:
     offset_error: float | None  # seconds, recurrences of the same sound counted; None if wrong
     speed: float
     found_speed: float | None
+    semitones: float  # how much higher the query sounds
+    found_semitones: float | None
     probability: float  # of the first match, 0 without one
     lines: list[list[float]]  # evidence, score, support: of the first match and of its rivals
     decided: bool
@@ -152,12 +155,14 @@ class Evaluation:
         """Identify a query's prefix and compare with the truth."""
         audio = query.prefix(length)
         started = time.perf_counter()
-        candidates = self.library.candidates(audio.resample(8000), method=method)
+        heard = audio.resample(8000)
+        candidates = self.library.candidates(heard, method=method)
+        placed = self.library.place(heard, candidates[0]) if candidates else None
         seconds = time.perf_counter() - started
         threshold = self.library.threshold(method, seconds=audio.duration)
-        if not candidates:
+        if placed is None:
             return _unanswered(query, length, known, seconds)
-        best = candidates[0]
+        best = replace(candidates[0], line=placed.line)
         right, error = self._judge(query, best, length) if known else (False, None)
         return Outcome(
             query.condition,
@@ -170,6 +175,8 @@ class Evaluation:
             error,
             query.speed,
             best.line.speed,
+            query.semitones,
+            placed.semitones,
             best.probability,
             _lines(candidates),
             best.probability >= threshold,
@@ -223,6 +230,8 @@ def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Out
         None,
         query.speed,
         None,
+        query.semitones,
+        None,
         0.0,
         [],
         False,
@@ -253,6 +262,11 @@ def _summary(outcomes: Sequence[Outcome], length: float, plan: Plan) -> dict[str
     for label, tolerance in (("within_0.5s", NEAR), ("within_0.1s", EXACT)):
         errors = [o.offset_error is not None and abs(o.offset_error) <= tolerance for o in hits]
         table[label] = asdict(_rate(errors, hits))
+    errors = [
+        o.found_speed is not None and abs(o.found_speed / o.speed - 1) <= SAME_SPEED for o in hits
+    ]
+    table["speed"] = asdict(_rate(errors, hits))
+    table["semitones"] = asdict(_rate([_in_tune(o) for o in hits], hits))
     table["false_accepts"] = _share(absent, "decided")
     table["recall"] = asdict(_rate([o.right and o.decided for o in known], known))
     table["wrong_accepts"] = asdict(_rate([o.decided and not o.right for o in known], known))
@@ -262,6 +276,11 @@ def _summary(outcomes: Sequence[Outcome], length: float, plan: Plan) -> dict[str
         table[label] = recall_at(scores[0], right, scores[1], share)[0]
     table["median_seconds"] = float(np.median([o.seconds for o in known])) if known else None
     return table
+
+
+def _in_tune(outcome: Outcome) -> bool:
+    found = outcome.found_semitones
+    return found is not None and abs(found - outcome.semitones) <= IN_TUNE
 
 
 def _share(outcomes: Sequence[Outcome], name: str) -> dict[str, Any]:

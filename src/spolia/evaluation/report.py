@@ -25,6 +25,8 @@ def markdown(facts: dict[str, Any]) -> str:
         for label, key in (
             ("hits within 0.5 s", "within_0.5s"),
             ("hits within 0.1 s", "within_0.1s"),
+            ("hits within 0.5 % of the speed", "speed"),
+            ("hits within 0.25 semitones", "semitones"),
             ("false accepts (absent)", "false_accepts"),
             ("recall at the default threshold", "recall"),
             ("wrong recording accepted", "wrong_accepts"),

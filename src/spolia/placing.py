@@ -1,0 +1,99 @@
+"""Where a match lies exactly, by the sound of its recording, where the file is still there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spolia.alignment import Line
+from spolia.audio import Audio
+from spolia.errors import AudioError
+from spolia.recording import Recording
+from spolia.spectral_alignment import N_FFT, SAMPLE_RATE, Alignment, align
+
+SPAN = 10.0  # seconds of a query that are aligned at once
+BEYOND = 0.6  # seconds of the recording that are decoded on both sides of them
+LEAST = 0.8  # seconds: less cannot be aligned
+CONVINCING = 0.08  # correlation; below it, a third of alignments were worse than the vectors' line
+SEEKING = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"])  # decoded from any place
+PATIENCE = 120.0  # seconds that are decoded for nothing in other files
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line and what is known of the pitch."""
+
+    line: Line
+    semitones: float | None = None  # how much higher the query sounds; None: not measured
+
+
+def place(query: Audio, line: Line, recording: Recording, *, semitones: float = 0.0) -> Place:
+    """Return a match's line as exactly as the recording's file allows, and the query's pitch.
+
+    semitones: how much higher the query is, roughly. The line comes back as it is where the file
+    is gone, was changed since it was added, or is not clearly heard in the query.
+    """
+    if not is_unchanged(recording):
+        return Place(line)
+    query = query.resample(SAMPLE_RATE)
+    start, end = line.query_start, min(line.query_end, query.duration)
+    if end - start <= 2 * SPAN:
+        spare = max(0.0, (end - start - SPAN) / 2)
+        found = _aligned(query, line, recording, semitones, start + spare, end - spare)
+        if found is None:
+            return Place(line)
+        return Place(replace(line, offset=found.offset, speed=found.speed), found.semitones)
+    first = _aligned(query, line, recording, semitones, start, start + SPAN)
+    last = _aligned(query, line, recording, semitones, end - SPAN, end)
+    if first is None or last is None:
+        return Place(line)
+    joined = _through(line, first, start + SPAN / 2, last, end - SPAN / 2)
+    return Place(joined, (first.semitones + last.semitones) / 2)
+
+
+def is_unchanged(recording: Recording) -> bool:
+    """Tell whether a recording's file is there as it was added."""
+    try:
+        status = Path(recording.path).stat()
+    except OSError:
+        return False
+    return recording.is_made_from(status)
+
+
+def _aligned(
+    query: Audio, line: Line, recording: Recording, semitones: float, start: float, end: float
+) -> Alignment | None:
+    """Align the query from ``start`` to ``end`` seconds; times are those of the whole query."""
+    if end - start < LEAST:
+        return None
+    first = max(0.0, line.speed * start + line.offset - BEYOND)
+    try:
+        sound = _decoded(recording, first, line.speed * end + line.offset + BEYOND)
+    except AudioError:
+        return None
+    if sound is None or len(sound) < N_FFT:
+        return None
+    found = align(
+        query.slice(start, end).samples,
+        sound.samples,
+        start=first,
+        offset=line.speed * start + line.offset,
+        speed=line.speed,
+        semitones=semitones,
+    )
+    if found is None or found.correlation < CONVINCING:
+        return None
+    return replace(found, offset=found.offset - found.speed * start)
+
+
+def _decoded(recording: Recording, start: float, end: float) -> Audio | None:
+    if start > PATIENCE and Path(recording.path).suffix.lower() not in SEEKING:
+        return None
+    return Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
+
+
+def _through(line: Line, first: Alignment, early: float, last: Alignment, late: float) -> Line:
+    """Return the line through two alignments at two times of the query."""
+    at = first.speed * early + first.offset
+    speed = (last.speed * late + last.offset - at) / (late - early)
+    return replace(line, speed=speed, offset=at - speed * early)
