@@ -204,7 +204,10 @@ def test_an_interrupted_add_says_how_to_go_on(tmp_path):
         write_wav(tmp_path / f"{i}.wav", Audio(np.tile(tune(i).samples, 180), 8000))  # an hour
     target = [tmp_path, "--library", tmp_path / "library", "--methods", "landmarks"]
     command = [sys.executable, "-m", "spolia", "add", *map(str, target)]
+    heard = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a child of a background job would ignore it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
     while not (tmp_path / "library" / "library.sqlite").exists():
         time.sleep(0.05)
     time.sleep(1.0)

@@ -98,7 +98,8 @@ def test_clipping_cuts_the_peaks():
 
 
 @pytest.mark.parametrize(
-    ("codec", "bit_rate"), [("libopus", 8000), ("libmp3lame", 16000), ("aac", 32000)]
+    ("codec", "bit_rate"),
+    [("libopus", 8000), ("libmp3lame", 16000), ("aac", 32000), ("libopencore_amrnb", 7950)],
 )
 def test_codecs_keep_length_and_time(codec, bit_rate):
     coded = degradation.codec(clicks(), codec=codec, bit_rate=bit_rate)

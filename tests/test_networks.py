@@ -126,6 +126,30 @@ def test_nafp_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in Nafp(NafpConfig()).parameters()) == 16_939_008
 
 
+def test_nafp_variants():
+    slim = Nafp(NafpConfig(norm="channel"))
+    whole_maps = sum(2 * m.weight.numel() for m in Nafp(NafpConfig()).modules() if is_norm(m))
+    channels = 2 * 2 * sum(NafpConfig().channels)
+    assert sum(p.numel() for p in slim.parameters()) == 16_939_008 - whole_maps + channels
+    for wrong in ({"norm": "batch"}, {"level": "loud"}):
+        with pytest.raises(TrainingError, match="choose"):
+            NafpConfig(**wrong)
+
+
+def is_norm(module):
+    return isinstance(module, torch.nn.LayerNorm)
+
+
+def test_published_levels_depend_on_the_batch_and_ours_do_not(noise):
+    quiet_first = torch.stack([0.01 * noise[0], noise[1]])
+    for level, same in (("batch", False), ("segment", True)):
+        torch.manual_seed(0)
+        channels = (4, 4, 8, 8, 8, 8, 16, 16)
+        model = Nafp(NafpConfig(channels=channels, dim=16, hidden=4, level=level)).eval()
+        together, alone = model(quiet_first)[0], model(quiet_first[:1])[0]
+        assert torch.allclose(together, alone, atol=1e-5) == same
+
+
 @pytest.fixture
 def nafp():
     torch.manual_seed(0)

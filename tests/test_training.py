@@ -22,7 +22,7 @@ from spolia.training.export import export_checkpoint
 from spolia.training.fingerprint import Run, RunOptions, learning_rate, train
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint
-from spolia.training.losses import nt_xent
+from spolia.training.losses import nt_xent, semi_hard_triplet, similarity_distillation
 from spolia.training.recipe import Recipe, build, load_recipe
 from spolia.training.responses import response_bank, trim, vary
 from spolia.training.warp import MaskConfig, WarpConfig, draw_factors, mask, warp
@@ -63,6 +63,46 @@ def test_nt_xent_equals_the_definition():
         total -= math.log(terms[-1] / sum(terms))
     found = nt_xent(*map(torch.from_numpy, (a, b, groups)), tau)
     assert float(found) == pytest.approx(total / 10, rel=1e-5)
+
+
+def test_the_triplet_loss_equals_the_definition():
+    rng = np.random.default_rng(1)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 9, 4)))
+    b = a + 0.6 * b
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
+    groups = np.array([0, 1, 2, 2, 3, 4, 5, 6, 7])
+    both, total, kinds = np.concatenate([a, b]), 0.0, set()
+    for i in range(9):
+        positive = np.square(a[i] - b[i]).sum()
+        negatives = [
+            np.square(a[i] - both[j]).sum() for j in range(18) if groups[j % 9] != groups[i]
+        ]
+        beyond = [d for d in negatives if d > positive]
+        kinds.add(bool(beyond))
+        total += max(0.0, positive - (min(beyond) if beyond else max(negatives)) + 0.5)
+    found = semi_hard_triplet(*map(torch.from_numpy, (a, b, groups)), 0.5)
+    assert float(found) == pytest.approx(total / 9, rel=1e-5)
+    assert total > 0
+    assert True in kinds
+
+
+def test_distillation_equals_the_definition_and_ends_at_the_teacher():
+    rng = np.random.default_rng(2)
+    student, teacher = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (rng.normal(size=(6, 3)), rng.normal(size=(6, 8)))
+    )
+    total = 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        p, q = (np.exp(v[i] @ v[others].T / tau) for v, tau in ((teacher, 0.2), (student, 0.1)))
+        p, q = p / p.sum(), q / q.sum()
+        total += (p * np.log(p / q)).sum()
+    found = similarity_distillation(*map(torch.from_numpy, (student, teacher)), 0.1, 0.2)
+    assert float(found) == pytest.approx(total / 6, rel=1e-5)
+    turned = teacher @ np.linalg.qr(rng.normal(size=(8, 8)))[0]  # another basis, same similarities
+    same = similarity_distillation(*map(torch.from_numpy, (turned, teacher)), 0.1, 0.1)
+    assert float(same) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_perfect_pairs_lose_less_than_random_ones():
@@ -421,3 +461,63 @@ def test_training_in_chunks_runs(corpus, tmp_path):
     recipe = small(chunk=4)
     train(recipe, options(corpus, tmp_path), lambda _: None)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
+
+
+def taught(corpus, tmp_path, **changes):
+    teacher = train(small(), options(corpus, tmp_path / "teacher"), lambda _: None)
+    values = json.loads(json.dumps(SMALL))
+    return build(
+        Recipe, values | {k: {**v, "weights": str(teacher)} for k, v in changes.items()}, "test"
+    )
+
+
+def test_a_student_comes_to_imitate_its_teacher(corpus, tmp_path):
+    recipe = taught(corpus, tmp_path, teacher={"share": 1.0})
+    recipe = dataclasses.replace(recipe, optimiser=dataclasses.replace(recipe.optimiser, steps=25))
+    losses = []
+    train(recipe, options(corpus, tmp_path / "student"), lambda e: losses.append(e["loss"]))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_teacher_with_another_front_end_is_refused(corpus, tmp_path):
+    recipe = taught(corpus, tmp_path, teacher={})
+    other = dataclasses.replace(recipe, model={**recipe.model, "front_end": {"n_bands": 64}})
+    with pytest.raises(TrainingError, match="another front end"):
+        Run(other, options(corpus, tmp_path / "student"))
+
+
+def test_mined_rows_are_neighbours_of_other_groups_and_no_group_comes_twice(corpus, tmp_path):
+    recipe = taught(corpus, tmp_path, mining={"n_places": 4, "n_neighbours": 3})
+    run = Run(recipe, options(corpus, tmp_path / "mined"))
+    mined = run.batches.replace.__self__
+    assert mined.nearest.shape == (4 * len(run.batches.usable), 3)
+    assert (mined.places.groups[mined.nearest] != mined.places.groups[:, None]).all()
+    known = set(zip(mined.places.files.tolist(), mined.places.starts.tolist(), strict=True))
+    shares = []
+    for step in range(20):
+        drawn = run.batches.draw_places(torch.Generator().manual_seed(step))
+        found = mined.replaced(drawn, torch.Generator().manual_seed(step))
+        again = mined.replaced(drawn, torch.Generator().manual_seed(step))
+        assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
+        assert len(found.groups) == len(drawn.groups) == len(set(found.groups.tolist()))
+        places = zip(found.files.tolist(), found.starts.tolist(), strict=True)
+        shares.append(np.mean([place in known for place in places]))
+    assert 0.2 < np.mean(shares) < 0.8
+    run.advance(lambda _: None)
+
+
+def test_a_run_with_a_teacher_and_mining_resumes_to_the_same_weights(corpus, tmp_path):
+    recipe = taught(corpus, tmp_path, teacher={}, mining={"n_places": 3, "n_neighbours": 2})
+    train(recipe, options(corpus, tmp_path / "whole"), lambda _: None)
+    train(recipe, options(corpus, tmp_path / "parts", stop_after=0.0), lambda _: None)
+    assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["step"] == 1
+    train(recipe, options(corpus, tmp_path / "parts"), lambda _: None)
+    whole, parts = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
+    for name, tensor in whole["average"].items():
+        assert torch.equal(tensor, parts["average"][name]), name
+
+
+def test_an_unknown_loss_is_named(corpus, tmp_path):
+    with pytest.raises(TrainingError, match="unknown loss 'hope'; known: nt_xent, triplet"):
+        Run(small(loss="hope"), options(corpus, tmp_path))
+    train(small(loss="triplet", steps=2), options(corpus, tmp_path / "triplet"), lambda _: None)

@@ -26,6 +26,7 @@ CONTAINERS = {
     "libmp3lame": "mp3",
     "aac": "mp4",
     "flac": "flac",
+    "libopencore_amrnb": "amr",  # of mobile phones; 8 kHz whatever is put in
 }
 
 
@@ -128,7 +129,7 @@ def clip(audio: Audio, *, drive_db: float) -> Audio:
 def codec(audio: Audio, *, codec: str, bit_rate: int) -> Audio:
     """Encode and decode; aligned in time and of the same length and rate.
 
-    codec: an encoder of FFmpeg: libopus, libmp3lame, aac. bit_rate: bits per second.
+    codec: an encoder of FFmpeg, one of CONTAINERS. bit_rate: bits per second.
     """
     if codec not in CONTAINERS:
         raise ParameterError(f"unknown codec {codec!r}; known: {', '.join(CONTAINERS)}")

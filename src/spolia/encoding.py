@@ -14,6 +14,8 @@ import numpy as np
 
 from spolia.audio import Audio, Tags
 
+RATES = {"libopencore_amrnb": [8000]}  # Hz; of encoders that do not tell
+
 
 def write_wav(path: str | os.PathLike[str], audio: Audio) -> None:
     """Write 16-bit PCM; the file appears whole or not at all."""
@@ -57,7 +59,7 @@ def encode(
 
 
 def _supported_rate(codec: str, wanted: int) -> int:
-    rates = av.codec.Codec(codec, "w").audio_rates
+    rates = RATES.get(codec) or av.codec.Codec(codec, "w").audio_rates
     if not rates:
         return wanted
     above = [r for r in rates if r >= wanted]

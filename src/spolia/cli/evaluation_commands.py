@@ -49,6 +49,12 @@ def train_fingerprint(
         float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
     ] = None,
     threads: ThreadsOption = N_CORES,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Let torch.compile fuse the network (needs a C++ compiler)."
+        ),
+    ] = False,
 ) -> None:
     """Train a fingerprint encoder; run it again to continue where it stopped."""
     from spolia.cli.output import Bar
@@ -67,6 +73,7 @@ def train_fingerprint(
         device,
         threads,
         stop_after=float("inf") if stop_after is None else 60 * stop_after,
+        compile=compiled,
     )
     with Bar("training") as bar:
 

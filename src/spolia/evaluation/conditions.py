@@ -77,11 +77,16 @@ CODECS = {
     24: ("libmp3lame", 24000),
     32: ("aac", 32000),
 }
+AMR_RATES = (4.75, 7.95, 12.2)  # kbit/s
 
 
 def _codec(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
     name, bit_rate = CODECS[int(variant)]
     return degradation.codec(audio, codec=name, bit_rate=bit_rate)
+
+
+def _amr(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
+    return degradation.codec(audio, codec="libopencore_amrnb", bit_rate=round(variant * 1000))
 
 
 def _speed(audio: Audio, variant: float, materials: Materials, rng: np.random.Generator) -> Audio:
@@ -157,6 +162,7 @@ HARD: dict[str, Condition] = {
         Condition("speed-10", (-10.0, 10.0), _speed, _percent, _faster_is_higher),
         Condition("pitch-4", (-4.0, 4.0), _pitch, semitones=_itself),
         Condition("tempo-20", (-20.0, 20.0), _tempo, _percent),
+        Condition("amr", AMR_RATES, _amr),
         Condition(
             "two", tuple(map(float, range(len(PAIRS)))), _two, _tempo_of_two, _semitones_of_two
         ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +26,14 @@ class Batch:
     groups: Tensor  # int64 [shape=(n_rows,)]
     files: Tensor  # int64 [shape=(n_rows,)]
     starts: Tensor  # int64 [shape=(n_rows,)], the anchors' first sample within the pool
+
+
+class Places(NamedTuple):
+    """Where rows are cut from."""
+
+    groups: Tensor  # int64 [shape=(n_rows,)]
+    files: Tensor  # int64 [shape=(n_rows,)]
+    starts: Tensor  # int64 [shape=(n_rows,)], first sample of the window within the pool
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class BatchMaker:
         self.tracks = torch.from_numpy(tracks.samples).to(device)
         self.noise = torch.from_numpy(noise.samples).to(device)
         self.coded = None if coded is None else torch.from_numpy(coded.samples).to(device)
+        self.replace: Callable[[Places, torch.Generator], Places] | None = None  # see mining.py
         self._index_groups(tracks)
 
     def _index_groups(self, tracks: AudioPool) -> None:
@@ -105,11 +116,13 @@ class BatchMaker:
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step."""
         rng = torch.Generator(device=self.device).manual_seed(seed * 1_000_003 + step)
-        groups, files, starts = self._draw_places(rng)
+        places = self.draw_places(rng)
+        if self.replace is not None:
+            places = self.replace(places, rng)
+        groups, files, starts = places
         geometry, rows = self.geometry, len(groups)
         middle = starts + geometry.context + geometry.shift
         lead = (geometry.source - geometry.anchor) // 2
-        anchors = self._cut(self.tracks, middle + lead, geometry.anchor)
         shift = torch.randint(
             -geometry.shift, geometry.shift + 1, (rows,), generator=rng, device=self.device
         )
@@ -125,7 +138,7 @@ class BatchMaker:
         noise = self._cut(self.noise, noise_starts, geometry.window)
         degraded = self.degrader(signal, noise, geometry.context, rng)
         positives = self._change(self.log_bands(degraded), rng)
-        return Batch(self.log_bands(anchors), positives, groups, files, middle + lead)
+        return Batch(self.spectrogram(starts), positives, groups, files, middle + lead)
 
     def _change(self, log_power: Tensor, rng: torch.Generator) -> Tensor:
         semitones, tempo = draw_factors(len(log_power), self.recipe.warp, log_power, rng)
@@ -138,13 +151,21 @@ class BatchMaker:
         )
         return mask(changed, self.recipe.mask, rng)
 
-    def _draw_places(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        rows = min(self.recipe.data.n_rows, len(self.usable))
+    def spectrogram(self, starts: Tensor) -> Tensor:
+        """Return anchors' log power [shape=(n, n_bands, n_frames)] of windows that begin there."""
+        geometry = self.geometry
+        first = starts + geometry.context + geometry.shift
+        lead = (geometry.source - geometry.anchor) // 2
+        return self.log_bands(self._cut(self.tracks, first + lead, geometry.anchor))
+
+    def draw_places(self, rng: torch.Generator, *, all_groups: bool = False) -> Places:
+        """Draw a place in each of a batch's groups, or in each group there is."""
+        rows = len(self.usable) if all_groups else min(self.recipe.data.n_rows, len(self.usable))
         order = torch.rand(len(self.usable), generator=rng, device=self.device).argsort()
         groups = self.usable[order[:rows]]
         files = torch.multinomial(self.file_weights[groups], 1, generator=rng)[:, 0]
         place = torch.rand(rows, generator=rng, device=self.device, dtype=torch.float64)
-        return groups, files, self.first[files] + (place * self.room[files]).long()
+        return Places(groups, files, self.first[files] + (place * self.room[files]).long())
 
     def _cut(self, pool: Tensor, starts: Tensor, length: int) -> Tensor:
         """Return rows of ``length`` samples as float32 in [-1, 1]."""

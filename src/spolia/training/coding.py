@@ -15,6 +15,8 @@ CODECS: tuple[tuple[str, int], ...] = (
     ("libmp3lame", 24000),
     ("aac", 16000),
     ("aac", 24000),
+    ("libopencore_amrnb", 4750),
+    ("libopencore_amrnb", 12200),
 )
 
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from spolia.corpus import CorpusFile, is_device, read_manifests, trainable
 from spolia.errors import TrainingError
 from spolia.networks.architectures import build_encoder
-from spolia.training.batches import BatchMaker, Geometry, plan
+from spolia.training.batches import Batch, BatchMaker, Geometry, plan
 from spolia.training.caching import backward_in_chunks
 from spolia.training.coding import code_file
 from spolia.training.generator import generate_many
-from spolia.training.initial import load_checkpoint, load_initial
-from spolia.training.losses import nt_xent
+from spolia.training.initial import load_checkpoint, load_initial, load_trained
+from spolia.training.mining import mine
+from spolia.training.objective import Objective
 from spolia.training.pool import extended, load_pool
 from spolia.training.recipe import Recipe
 from spolia.training.responses import (
@@ -53,6 +54,7 @@ class RunOptions:
     checkpoint_seconds: float = 180.0
     validate_every: int = 250  # steps
     stop_after: float = math.inf  # seconds
+    compile: bool = False  # let torch.compile fuse the network's operations
 
 
 def train(recipe: Recipe, options: RunOptions, report: Report) -> Path:
@@ -107,6 +109,31 @@ class Run:
         quiet = replace(recipe, data=replace(recipe.data, n_rows=10**6))
         self.held_out = make_batches(quiet, options, self.model, self.geometry, "val")
         self._restore()
+        self.objective = self._objective()
+        self._mine()
+        self.embed = torch.compile(self.model.embed) if options.compile else self.model.embed
+
+    def _objective(self) -> Objective:
+        config = self.recipe.teacher
+        teacher = self._frozen(config.weights) if config.weights else None
+        return Objective(self.recipe.optimiser, config, teacher)
+
+    def _mine(self) -> None:
+        config = self.recipe.mining
+        if config.weights:
+            network = self._frozen(config.weights)
+            found = mine(network, self.batches, config, seed=self.recipe.seed)
+            self.batches.replace = found.replaced
+
+    def _frozen(self, source: str) -> Any:
+        """Return a trained network with our front end, on our device."""
+        network = load_trained(source, self._example).to(self.device).eval()
+        if network.config.front_end != self.model.config.front_end:
+            raise TrainingError(
+                f"{source} has another front end than the recipe's; "
+                "give a network that sees the same spectrogram"
+            )
+        return network
 
     def _example(self) -> Tensor:
         """Return spectrograms as the network will see them in training."""
@@ -149,11 +176,32 @@ class Run:
 
     def advance(self, report: Report) -> None:
         """Do one step, and validate where the step is due."""
-        optimiser = self.recipe.optimiser
         begun = time.perf_counter()
         with torch.no_grad():
             batch = self.batches.draw(self.step, seed=self.recipe.seed)
         made = time.perf_counter()
+        loss, norm = self._learn(batch)
+        self._average()
+        self.step += 1
+        ended = time.perf_counter()
+        n_segments = 2 * len(batch.groups) * self.recipe.data.n_segments
+        entry = {
+            "step": float(self.step),
+            "loss": loss,
+            "gradient_norm": norm,
+            "batch_seconds": made - begun,
+            "network_seconds": ended - made,
+            "segments_per_second": n_segments / (ended - begun),
+        }
+        last = self.step == self.recipe.optimiser.steps
+        if last or self.step % self.options.validate_every == 0:
+            entry |= self.validate()
+        self._log(entry)
+        report(entry)
+
+    def _learn(self, batch: Batch) -> tuple[float, float]:
+        """Move the weights by a batch; return its loss and the gradient's norm."""
+        optimiser = self.recipe.optimiser
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(
                 self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate
@@ -163,35 +211,21 @@ class Run:
 
         def embed(rows: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-                return self.model.embed(rows)
-
-        def loss_of(vectors: Tensor) -> Tensor:
-            anchors, positives = vectors.chunk(2)  # (n_rows, n_segments, dim) each
-            groups = batch.groups[:, None].expand(anchors.shape[:2]).flatten()
-            return nt_xent(
-                anchors.flatten(0, 1), positives.flatten(0, 1), groups, optimiser.temperature
-            )
+                return self.embed(rows)
 
         rows = torch.cat([batch.anchors, batch.positives])
+        wanted = self.objective.wanted(rows)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = backward_in_chunks(self.model, embed, rows, loss_of, optimiser.chunk or len(rows))
+        loss = backward_in_chunks(
+            self.model,
+            embed,
+            rows,
+            lambda vectors: self.objective(vectors, batch.groups, wanted),
+            optimiser.chunk or len(rows),
+        )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
-        self._average()
-        self.step += 1
-        ended = time.perf_counter()
-        entry = {
-            "step": float(self.step),
-            "loss": float(loss),
-            "gradient_norm": float(norm),
-            "batch_seconds": made - begun,
-            "network_seconds": ended - made,
-            "segments_per_second": len(rows) * self.recipe.data.n_segments / (ended - begun),
-        }
-        if self.step % self.options.validate_every == 0 or self.step == optimiser.steps:
-            entry |= self.validate()
-        self._log(entry)
-        report(entry)
+        return float(loss), float(norm)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -258,7 +292,7 @@ def make_batches(
         files = tracks if kind == "track" else chosen(kind)
         return load_pool(files, sample_rate=rate, cache=options.cache, **changes)
 
-    coded = pool("track", variant="coded-1", change=code_file) if recipe.data.coded > 0 else None
+    coded = pool("track", variant="coded-2", change=code_file) if recipe.data.coded > 0 else None
     recordings = pool("track")
     if split == "train" and recipe.data.generated:
         pieces = generate_many(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spolia.encoders import Encoder, open_model
 from spolia.errors import MissingDependency, TrainingError
+from spolia.networks.architectures import build_encoder
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,6 +32,20 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
         model.load_state_dict(load_checkpoint(Path(source))["average"])
     else:
         unfold(model, open_model(source), example())
+
+
+def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
+    """Return a trained network; source and example as of :func:`load_initial`."""
+    if source.endswith(".pt"):
+        state = load_checkpoint(Path(source))
+        recipe = state["recipe"]
+        model = build_encoder(recipe["architecture"], recipe["model"])
+        model.load_state_dict(state["average"])
+        return model
+    encoder = open_model(source)
+    model = build_encoder("segment", encoder.card.architecture)
+    unfold(model, encoder, example())
+    return model
 
 
 def unfold(model: Any, encoder: Encoder, log_power: Tensor) -> None:

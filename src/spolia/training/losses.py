@@ -22,3 +22,44 @@ def nt_xent(anchors: Tensor, positives: Tensor, groups: Tensor, temperature: flo
     ignored = both[:, None] == both[None, :]
     ignored[torch.arange(2 * n, device=vectors.device), partner] = False
     return F.cross_entropy(similarity.masked_fill(ignored, float("-inf")), partner)
+
+
+def semi_hard_triplet(anchors: Tensor, positives: Tensor, groups: Tensor, margin: float) -> Tensor:
+    """Return the triplet loss with semi-hard negatives (Schroff et al. 2015).
+
+    Arguments as of :func:`nt_xent`; distances are squared. Each anchor's negative is the nearest of
+    the batch that is further away than its positive, or the farthest where none is.
+    """
+    positive = _squared(anchors, positives).diagonal()
+    others = torch.cat([anchors, positives])
+    distance = _squared(anchors, others)
+    is_negative = groups[:, None] != torch.cat([groups, groups])[None, :]
+    beyond = is_negative & (distance > positive[:, None])
+    nearest = distance.masked_fill(~beyond, float("inf")).amin(1)
+    farthest = distance.masked_fill(~is_negative, float("-inf")).amax(1)
+    negative = torch.where(beyond.any(1), nearest, farthest)
+    return F.relu(positive - negative + margin)[is_negative.any(1)].mean()
+
+
+def similarity_distillation(
+    vectors: Tensor, teacher: Tensor, temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Return how far a student's similarities within a batch are from its teacher's.
+
+    vectors: unit vectors of the student [shape=(n, dim)]; teacher: of the teacher, whatever their
+    size [shape=(n, teacher_dim)]. The Kullback–Leibler divergence of each row's softmax over all
+    others, as in Fang et al., *SEED: Self-supervised distillation* (ICLR 2021, eq. 5).
+    """
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+
+    def rows(of: Tensor, tau: float) -> Tensor:
+        similarity = of.float() @ of.float().T / tau
+        return similarity[~itself].reshape(len(of), len(of) - 1).log_softmax(1)
+
+    found, wanted = rows(vectors, temperature), rows(teacher, teacher_temperature)
+    return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _squared(one: Tensor, other: Tensor) -> Tensor:
+    """Return squared distances of unit vectors [shape=(n, m)]."""
+    return 2.0 - 2.0 * one.float() @ other.float().T

@@ -40,12 +40,33 @@ class OptimiserConfig:
     learning_rate: float = 2e-3  # peak; linear warm-up, then cosine to 1 %
     warmup: int = 150  # steps
     weight_decay: float = 0.01
+    loss: str = "nt_xent"  # or "triplet", with semi-hard negatives
     temperature: float = 0.05  # NT-Xent
+    margin: float = 0.5  # of the triplet loss, squared distances
     ema: float = 0.995  # decay of the averaged weights that are validated and exported
     chunk: int = 0  # rows that the network holds at once, see caching.py; 0: all
     mixed_precision: bool = (
         True  # bfloat16 in the network, where the device has it; not in features
     )
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A trained network whose similarities the new one imitates."""
+
+    weights: str = ""  # checkpoint, model file or shipped model with the same front end; "": none
+    share: float = 0.5  # of the loss that is imitation
+    temperature: float = 0.05  # of the teacher's similarities
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """Hard negatives: places of other groups that a frozen network finds similar."""
+
+    weights: str = ""  # checkpoint, model file or shipped model; "": no mining
+    share: float = 0.5  # of a batch's rows that are the neighbours of other rows
+    n_places: int = 24  # per group, among which neighbours are looked for
+    n_neighbours: int = 8  # of each place, one of which is drawn
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,8 @@ class Recipe:
     warp: WarpConfig = field(default_factory=WarpConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
 
 
 def load_recipe(path: Path) -> Recipe:
