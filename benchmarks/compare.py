@@ -1,0 +1,181 @@
+"""Trains recipes one after the other for a stated time and compares them on val excerpts.
+
+    python benchmarks/compare.py RECIPE.toml… --corpus CORPUS --minutes 20 [--plot FILE]
+
+All are measured under the same degradation, the default one without changes of pitch and speed:
+the share of degraded excerpts of 1 s and 2 s whose clean counterpart is the most similar of 16
+clean excerpts from every val group. Speed: audio per second of encoding with ONNX Runtime on the
+same number of threads. A run goes on where it stopped, and is not trained again once its time is
+used up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spolia.cli.output import Bar
+from spolia.encoders import Encoder, check_waveform
+from spolia.evaluation.metrics import Rate, rate
+from spolia.networks.architectures import build_encoder
+from spolia.training.batches import plan
+from spolia.training.degrade import DegradeConfig
+from spolia.training.export import export_checkpoint
+from spolia.training.fingerprint import RunOptions, make_batches, train
+from spolia.training.initial import load_checkpoint
+from spolia.training.recipe import DataConfig, Recipe, load_recipe
+from spolia.training.warp import MaskConfig, WarpConfig
+
+N_BATCHES = 16
+SEED = 977
+UNWARPED = WarpConfig(pitch=0.0, speed=0.0, tempo=0.0)
+UNMASKED = MaskConfig(bands=0.0, time=0.0, holes=0.0)
+
+
+def trained(recipe: Recipe, options: RunOptions, minutes: float) -> tuple[Path, float]:
+    """Train for what is left of ``minutes``; return the checkpoint and the minutes used."""
+    used_file = options.folder / "minutes.json"
+    used = json.loads(used_file.read_text()) if used_file.is_file() else 0.0
+    if used < minutes:
+        options = replace(options, stop_after=60 * (minutes - used), validate_every=10**9)
+        started = time.monotonic()
+        try:
+            with Bar(recipe.name) as bar:
+                train(recipe, options, lambda e: bar.show(int(e["step"]), recipe.optimiser.steps))
+        finally:
+            used += (time.monotonic() - started) / 60
+            used_file.write_text(json.dumps(round(used, 2)))
+    return options.folder / "checkpoint.pt", used
+
+
+def measured(checkpoint: Path, options: RunOptions) -> dict[str, Rate]:
+    """Return retrieval rates of a checkpoint's averaged weights under the common degradation."""
+    state = load_checkpoint(checkpoint)
+    model = build_encoder(state["recipe"]["architecture"], state["recipe"]["model"])
+    model.load_state_dict(state["average"])
+    model.eval()
+    common = Recipe(
+        "common",
+        data=DataConfig(n_rows=10**6, n_segments=3),
+        degrade=DegradeConfig(),
+        warp=UNWARPED,
+        mask=UNMASKED,
+    )
+    frames = model.config.segment_frames, model.config.hop_frames
+    geometry = plan(common, model.log_bands, segment_frames=frames[0], hop_frames=frames[1])
+    batches = make_batches(common, options, model, geometry, "val")
+    clean, heard, groups = [], [], []
+    with torch.no_grad():
+        for i in range(N_BATCHES):
+            batch = batches.draw(i, seed=SEED)
+            clean.append(model.embed(batch.anchors))
+            heard.append(model.embed(batch.positives))
+            groups.append(batch.groups)
+    gallery, queries, cluster = torch.cat(clean), torch.cat(heard), torch.cat(groups).numpy()
+    right = {n: _right(queries[:, :n], gallery[:, :n]) for n in (1, 3)}
+    return {"1 s": rate(right[1], cluster), "2 s": rate(right[3], cluster)}
+
+
+def _right(queries: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+    similarity = torch.einsum("qsd,gsd->qg", queries, gallery)
+    return (similarity.argmax(1) == torch.arange(len(queries))).numpy()
+
+
+def speed(model_file: Path, threads: int) -> float:
+    """Return seconds of audio encoded per second."""
+    encoder = Encoder(model_file, threads=threads)
+    sound = check_waveform(encoder.card.sample_rate, 60 * encoder.card.sample_rate)[None]
+    encoder.encode(sound)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        encoder.encode(sound)
+        times.append(time.perf_counter() - started)
+    return 60 / float(np.median(times))
+
+
+def row(recipe: Recipe, options: RunOptions, minutes: float) -> dict[str, Any]:
+    """Train, export and measure one recipe."""
+    checkpoint, used = trained(recipe, options, minutes)
+    model_file = options.folder / "model.onnx"
+    card = export_checkpoint(checkpoint, model_file)
+    return {
+        "name": recipe.name,
+        "parameters": card.n_parameters,
+        "megabytes": round(model_file.stat().st_size / 1e6, 2),
+        "steps": int(load_checkpoint(checkpoint)["step"]),
+        "minutes": round(used, 1),
+        "x_real_time": round(speed(model_file, options.threads), 1),
+        **{k: vars(v) for k, v in measured(checkpoint, options).items()},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table."""
+    head = "| recipe | parameters | steps | minutes | × real time | 1 s | 2 s |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    for r in rows:
+        rates = " | ".join(str(Rate(**r[k])) for k in ("1 s", "2 s"))
+        cells = (r["name"], f"{r['parameters']:,}", r["steps"], r["minutes"], r["x_real_time"])
+        lines.append(f"| {' | '.join(map(str, cells))} | {rates} |")
+    return "\n".join(lines)
+
+
+def plot(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Draw accuracy over speed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.5, 4.2))
+    for r in rows:
+        for length, marker in (("1 s", "o"), ("2 s", "s")):
+            of = Rate(**r[length])
+            bars = [[100 * (of.value - of.low)], [100 * (of.high - of.value)]]
+            axes.errorbar(r["x_real_time"], 100 * of.value, bars, fmt=marker, capsize=3)
+        axes.annotate(r["name"], (r["x_real_time"], 100 * Rate(**r["2 s"]).value), fontsize=8)
+    axes.set(xscale="log", xlabel="encoding, x real time", ylabel="Top-1 of val excerpts, %")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Compare recipes and print a JSON object each, then a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", type=Path, nargs="+")
+    parser.add_argument("--corpus", type=Path, action="append", required=True)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--run", type=Path, default=Path("runs"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    for path in arguments.recipes:
+        recipe = load_recipe(path)
+        options = RunOptions(
+            tuple(arguments.corpus),
+            arguments.run / recipe.name,
+            arguments.cache,
+            arguments.device,
+            arguments.threads,
+        )
+        rows.append(row(recipe, options, arguments.minutes))
+        print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+    if arguments.plot:
+        plot(arguments.plot, rows)
+
+
+if __name__ == "__main__":
+    main()
