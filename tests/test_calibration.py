@@ -11,18 +11,19 @@ from spolia.calibration import UNFITTED, Calibration, fit, threshold_for
 from spolia.errors import ParameterError
 
 
-def made_up(rng, n=2000, n_rivals=4):
+def made_up(rng, n=2000, n_rivals=4, longest=10):
     """Return queries with lines of a right or a wrong recording and of its rivals."""
     right = rng.random(n) < 0.5
     queries = []
     for is_right in right:
-        support = rng.uniform(0.5, 10)
+        support = rng.uniform(0.5, longest)
         spread = 0.12 / np.sqrt(max(support, 0.5))
         scores = np.sort(rng.normal(0.4, spread, n_rivals + 1))[::-1]
         if is_right:
             scores[0] = rng.normal(0.75, spread)
         evidence = np.maximum((scores - 0.3) * support, 0.0)
-        queries.append(np.stack([evidence, scores, np.full(n_rivals + 1, support)], axis=1))
+        stretch = [np.full(n_rivals + 1, v) for v in (support, 0.0, support)]
+        queries.append(np.stack([evidence, scores, *stretch], axis=1))
     return queries, right
 
 
@@ -106,16 +107,15 @@ def test_the_rough_calibration_is_monotone():
 
 
 def test_each_length_has_a_threshold_of_its_own():
-    queries, right = made_up(np.random.default_rng(2))
-    seconds = np.where(np.arange(len(right)) % 2 == 0, 1.0, 10.0)
+    queries, right = made_up(np.random.default_rng(2), 4000)
+    seconds = np.array([1.0 if q[0, 2] < 3 else 10.0 for q in queries])
     calibration = fit(queries, right, 100_000, seconds=seconds)
     whole = [(length, p) for length, n, p in calibration.thresholds if n == 100_000]
     (one, short), (ten, long) = whole
     assert (one, ten) == (1.0, 10.0)
     assert calibration.threshold_at(1.0, 100_000) == pytest.approx(short, abs=1e-6)
     assert calibration.threshold_at(60.0, 10**7) == pytest.approx(long, abs=1e-6)
-    low, high = sorted((short, long))
-    assert low <= calibration.threshold_at(3.0, 100_000) <= high
+    assert long < calibration.threshold_at(3.0, 100_000) < short
     again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     assert again == calibration
     assert (
@@ -135,7 +135,7 @@ def test_a_small_part_of_the_library_has_thresholds_of_its_own():
         for lines in (q for q, r in zip(fresh, is_right, strict=True) if not r):
             kept = lines[rng.random(len(lines)) < share]
             if len(kept):
-                evidence, score, support = kept[0]
+                evidence, score, support = kept[0, :3]
                 rival = kept[1:, 0].max(initial=0.0)
                 accepted += level <= calibration.probability(
                     evidence=evidence,
@@ -145,6 +145,38 @@ def test_a_small_part_of_the_library_has_thresholds_of_its_own():
                     n_entries=n_entries,
                 )
         assert 0.002 < accepted / (~is_right).sum() < 0.025, share
+
+
+def test_a_rival_elsewhere_in_the_query_is_none_and_short_stretches_of_long_queries_count():
+    """Wrong matches of long queries are short: such a stretch is judged as strictly as it is there.
+
+    A calibration by the query's length alone took the strongest line anywhere for the rival, and
+    accepted 1 % of absent clips of 10 s by a line over 1.5 s of them.
+    """
+    rng = np.random.default_rng(7)
+    queries, right = made_up(rng, 3000)
+    seconds = np.full(len(right), 10.0)
+    for lines, is_right in zip(queries, right, strict=True):
+        if not is_right and rng.random() < 0.5:  # a strong line over a short stretch, alone there
+            lines[0] = (0.6, 0.8, 1.2, 0.0, 1.2)
+            lines[1:, 3] = 1.2
+            lines[1:, 4] = 1.2 + lines[1:, 2]
+        elif is_right:
+            lines[:, 4] = lines[:, 2] = np.maximum(lines[:, 2], 7.2)
+            lines[:, 0] = np.maximum((lines[:, 1] - 0.3) * lines[:, 2], 0.0)
+    short = [[0.5, 0.75, 1.1, 0.0, 1.1], [0.1, 0.5, 0.5, 0.0, 1.0]]
+    lines = [np.array(short)] * 1500
+    calibration = fit(
+        [*queries, *lines],
+        np.concatenate([right, np.zeros(1500, bool)]),
+        100_000,
+        seconds=np.concatenate([seconds, np.ones(1500)]),
+    )
+    alone = calibration.probability(
+        evidence=0.6, score=0.8, support=1.2, rival=0.0, n_entries=100_000
+    )
+    assert alone < calibration.threshold_at(1.2, 100_000)
+    assert calibration.threshold_at(10.0, 100_000) <= calibration.threshold_at(1.2, 100_000)
 
 
 def test_queries_without_a_match_count_as_not_accepted():

@@ -5,13 +5,13 @@ of. As for local alignments of sequences (Karlin & Altschul 1990), the tail of t
 sum of similarity above the unrelated level along the best stretch, falls off exponentially. A
 logistic function of the evidence, the mean score, the length and the size of the library is fitted
 on known and absent queries of recordings that no training has seen (``spolia evaluate identify
---calibrate``); the threshold is the probability that one absent query in a thousand exceeds, of
-that length and in a library of that size.
+--calibrate``); the threshold is the probability that one absent query in a thousand exceeds, over
+a stretch of that length and in a library of that size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,9 @@ Floats = npt.NDArray[np.float64]
 
 
 N_FEATURES = 9
-ENOUGH = 100  # wrong matches of one length from which its threshold is fitted
+ENOUGH = 100  # absent queries of one length from which they count for thresholds
+FEW = 30  # wrong matches of one length of stretch from which it has a threshold
+OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two lines rivals
 CHANCE = 0.17  # evidence of the best of a hundred thousand unrelated lines of one second; grows √s
 KEPT = (
     (1.0, 1),
@@ -40,15 +42,15 @@ class Calibration:
     """A fitted logistic function and its operating point."""
 
     weights: tuple[float, ...]  # of features(); see there
-    threshold: float  # probability from which a match is decided, whatever the query's length
+    threshold: float  # probability from which a match is decided, whatever its length
     false_accepts: float = 0.001  # share of absent queries above the threshold, by construction
     n_known: int = 0  # queries it was fitted on
     n_absent: int = 0
-    # (seconds, entries of the library, probability) on a grid: where a match is decided there
+    # (seconds of the stretch, entries of the library, probability): where a match is decided
     thresholds: tuple[tuple[float, float, float], ...] = ()
 
     def threshold_at(self, seconds: float, n_entries: int) -> float:
-        """Return the probability from which a match of a query of ``seconds`` is decided.
+        """Return the probability from which a match over a stretch of ``seconds`` is decided.
 
         n_entries: vectors or hashes of the library. Between the fitted lengths and sizes the logit
         is interpolated over their logarithms; beyond, held.
@@ -120,6 +122,15 @@ def features(lines: Floats, n_entries: npt.NDArray[np.float64]) -> Floats:
     return np.stack([*columns, length**2, length * score, lead * size], axis=1)
 
 
+def strength(evidence: Any, score: Any) -> Any:
+    """Return the number by which lines that explain the same sound are ranked.
+
+    Evidence and mean score. The probability of a calibration is fitted on best lines only and
+    ranks rivals worse (docs/decisions/0002-calibration.md).
+    """
+    return 12.0 * evidence + 10.0 * score
+
+
 def fit(
     queries: Sequence[Floats],
     right: npt.NDArray[np.bool_],
@@ -131,65 +142,154 @@ def fit(
 ) -> Calibration:
     """Fit by Newton's method with a little ridge; right and wrong weigh the same.
 
-    queries: for each query, evidence, score and support of its best line and of the best lines of
-    other recordings (no copies), strongest first [shape=(n_lines, 3)]. right: whether a query's
-    best line was the recording. seconds: the queries' lengths, for a threshold at each of them:
-    one for all would be set by the shortest, which chance favours most.
+    queries: for each query evidence, score, support, and start and end of the stretch, of its best
+    line and of the best lines of other recordings (no copies) [shape=(n_lines, 5)]. right: whether
+    a query's best line was the recording. seconds: the queries' lengths, for thresholds by the
+    length of a line's stretch: one for all would be set by the shortest, which chance favours most.
 
     Rivals are few and weak in a small library. So that the fit does not lean on them more than
     such a library allows, it also sees every query with random parts of the library (KEPT); a
-    right recording always stays. Each part's size has thresholds of its own.
+    right recording always stays. Each part's size has thresholds of its own. Of a wrong query the
+    line counts that the library would show first: that is the strongest at first, then, in a
+    second fit, the most probable by the first.
     """
     if right.all() or not right.any():
         raise ParameterError(
             "calibration needs right and wrong matches; evaluate absent queries too"
         )
-    lengths = np.zeros(len(queries)) if seconds is None else seconds
-    table = _drawn(queries, right, lengths, n_entries, np.random.default_rng(seed))
-    x, y, weight = features(table[:, :4], table[:, 4]), table[:, 5] > 0, table[:, 6]
-    weights = _newton(x, y, weight)
+    lengths = np.zeros(len(queries)) if seconds is None else np.asarray(seconds, np.float64)
+    table = _drawn_all(queries, right, lengths, n_entries, None, seed)
+    x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
+    table = _drawn_all(queries, right, lengths, n_entries, _newton(x, y, table[:, 6]), seed)
+    x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
+    weights = _newton(x, y, table[:, 6])
     probability = _logistic(x @ weights)
-    levels = []
-    for length in np.unique(lengths[lengths > 0]):
-        n_queries = int((~right & (lengths == length)).sum())
-        for share, n_repeats in KEPT if n_queries >= ENOUGH else ():
-            of = ~y & (table[:, 7] == length) & (table[:, 4] == share * n_entries)
-            level = threshold_for(probability[of], false_accepts, n_repeats * n_queries)
-            levels.append((float(length), float(round(share * n_entries)), round(level, 7)))
+    n_absent = {length: int((~right & (lengths == length)).sum()) for length in np.unique(lengths)}
     return Calibration(
         tuple(float(round(w, 5)) for w in weights),
         threshold_for(probability[~y], false_accepts),
         false_accepts,
         int(right.sum()),
         int((~right).sum()),
-        tuple(levels),
+        tuple(sorted(_levels(table[~y], probability[~y], n_entries, n_absent, false_accepts))),
     )
 
 
-def _drawn(
+def _drawn_all(
     queries: Sequence[Floats],
     right: npt.NDArray[np.bool_],
     lengths: Floats,
     n_entries: int,
+    weights: Floats | None,
+    seed: int,
+) -> Floats:
+    rng = np.random.default_rng(seed)
+    return np.concatenate(
+        [
+            _drawn(lines, bool(is_right), float(length), n_entries, weights, rng)
+            for lines, is_right, length in zip(queries, right, lengths, strict=True)
+        ]
+    )
+
+
+def _drawn(
+    lines: Floats,
+    is_right: bool,
+    seconds: float,
+    n_entries: int,
+    weights: Floats | None,
     rng: np.random.Generator,
 ) -> Floats:
-    """Return the best lines of all queries in random parts of the library [shape=(n, 8)].
+    """Return one line of a query for each random part of the library [shape=(n, 9)].
 
-    Evidence, score, support, rival's evidence, entries of the part, whether right, weight, seconds.
-    A part in which none of a query's lines is left gives no row.
+    Evidence, score, support, rival's evidence, entries of the part, whether right, weight, seconds
+    of the query and of the line's stretch. A part in which no line is left gives no row.
     """
-    rows: list[tuple[float, ...]] = []
+    repeats = np.array([n for _, n in KEPT])
+    share = np.repeat([s for s, _ in KEPT], repeats)
+    kept = rng.random((len(share), len(lines))) < share[:, None]
+    kept[:, 0] |= is_right
+    there = kept.any(1)
+    kept, share, repeats = kept[there], share[there], np.repeat(repeats, repeats)[there]
+    overlap = _overlapping(lines[:, 3], lines[:, 4])
+    rival = np.where(kept[:, None, :] & overlap, lines[:, 0], 0.0).max(2)  # (draws, lines)
+    sizes = share * n_entries
+    chosen = np.zeros(len(share), np.int64)
+    if not is_right:
+        chosen = _shown_first(lines, kept, rival, overlap, sizes, weights)
+    draw = np.arange(len(share))
+    columns = [
+        *lines[chosen, :3].T,
+        rival[draw, chosen],
+        sizes,
+        np.full(len(share), is_right),
+        1.0 / repeats,
+        np.full(len(share), seconds),
+        lines[chosen, 4] - lines[chosen, 3],
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _overlapping(start: Floats, end: Floats) -> npt.NDArray[np.bool_]:
+    """Tell which lines explain the same stretch, as :func:`spolia.rivals.overlapping` does."""
+    common = np.minimum(end[:, None], end) - np.maximum(start[:, None], start)
+    shorter = np.minimum.outer(end - start, end - start)
+    found = common > OVERLAP * np.maximum(shorter, 1e-9)
+    np.fill_diagonal(found, val=False)
+    return np.asarray(found)
+
+
+def _shown_first(
+    lines: Floats,
+    kept: npt.NDArray[np.bool_],
+    rival: Floats,
+    overlap: npt.NDArray[np.bool_],
+    sizes: Floats,
+    weights: Floats | None,
+) -> npt.NDArray[np.int64]:
+    """Return the line that comes first in each draw: the most probable, or the strongest."""
+    strong = strength(lines[:, 0], lines[:, 1])
+    if weights is None:
+        return np.asarray(np.where(kept, strong, -np.inf).argmax(1), np.int64)
+    n_draws, n_lines = kept.shape
+    repeated = np.repeat(lines[None, :, :3], n_draws, axis=0)
+    x = np.concatenate([repeated, rival[:, :, None]], axis=2).reshape(-1, 4)
+    level = (features(x, np.repeat(sizes, n_lines)) @ weights).reshape(n_draws, n_lines)
+    level = np.where(kept, level, np.inf)
+    order = np.argsort(-strong)
+    for place, i in enumerate(order):  # none is more probable than a stronger one there
+        stronger = order[:place][overlap[i, order[:place]]]
+        if len(stronger):
+            level[:, i] = np.minimum(level[:, i], level[:, stronger].min(1))
+    return np.asarray(np.where(kept, level, -np.inf).argmax(1), np.int64)
+
+
+def _levels(
+    wrong: Floats,
+    probability: Floats,
+    n_entries: int,
+    n_absent: Mapping[float, int],
+    false_accepts: float,
+) -> Iterator[tuple[float, float, float]]:
+    """Yield (seconds of stretch, entries, threshold), wrong matches of all query lengths in turn.
+
+    A longer query has more stretches of a length, so the strictest of all query lengths counts.
+    """
+    lengths = np.array([length for length, n in n_absent.items() if length > 0 and n >= ENOUGH])
+    if not len(lengths):
+        return
+    kinds = lengths[np.searchsorted(np.sqrt(lengths[1:] * lengths[:-1]), wrong[:, 8])]
     for share, n_repeats in KEPT:
-        for lines, is_right, length in zip(queries, right, lengths, strict=True):
-            for _ in range(n_repeats):
-                kept = rng.random(len(lines)) < share
-                kept[0] |= is_right
-                if kept.any():
-                    first, *others = lines[kept]
-                    rival = max((float(o[0]) for o in others), default=0.0)
-                    size = share * n_entries
-                    rows.append((*first, rival, size, is_right, 1.0 / n_repeats, length))
-    return np.array(rows, np.float64)
+        sizes = wrong[:, 4] == share * n_entries
+        level = 0.0
+        for kind in lengths[::-1]:
+            for length in lengths[lengths >= kind]:
+                of = sizes & (kinds == kind) & (wrong[:, 7] == length)
+                if of.sum() >= FEW:
+                    n_queries = n_repeats * n_absent[length]
+                    level = max(level, threshold_for(probability[of], false_accepts, n_queries))
+            if level:
+                yield float(kind), float(round(share * n_entries)), round(level, 7)
 
 
 def _newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:

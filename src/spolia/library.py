@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from types import TracebackType
 
+from spolia.alignment import Line
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.delay import Delay
 from spolia.errors import ParameterError, UnknownRecording
@@ -187,22 +188,35 @@ class Library:
         audio = self._query_audio(source, fingerprinter)
         name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
         check_query(audio, name, MINIMUM_QUERY)
-        default = self.threshold(method, seconds=audio.duration)
-        limit = default if threshold is None else threshold
-        matches = self._find(audio, method, limit, top)
+        matches, n_decided = self._find(audio, method, threshold, top)
         return Identification(
             name,
             audio.duration,
             time.perf_counter() - started,
-            bool(matches) and matches[0].probability >= limit,
+            n_decided > 0,
             matches,
         )
 
-    def threshold(self, method: str | None = None, *, seconds: float) -> float:
-        """Return the probability from which a match of a query of some length is decided."""
+    def decided(
+        self,
+        candidates: list[Candidate],
+        method: str | None = None,
+        threshold: float | None = None,
+    ) -> list[Candidate]:
+        """Return the candidates that count as matches, most probable first.
+
+        threshold: probability for all; by default the calibration's, by the length of a
+        candidate's stretch.
+        """
         method = self._chosen(method)
-        n_entries = len(self.index(method))
-        return self.fingerprinter(method).calibration.threshold_at(seconds, n_entries)
+        calibration, n_entries = self.fingerprinter(method).calibration, len(self.index(method))
+
+        def limit(line: Line) -> float:
+            if threshold is not None:
+                return threshold
+            return calibration.threshold_at(line.query_end - line.query_start, n_entries)
+
+        return [c for c in rivals_removed(candidates) if c.probability >= limit(c.line)]
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
@@ -288,22 +302,25 @@ class Library:
         audio: Audio,
         candidates: list[Candidate],
         method: str,
-        limit: float,
+        threshold: float | None,
         top: int,
-    ) -> list[Match]:
-        decided = [c for c in rivals_removed(candidates) if c.probability >= limit]
+    ) -> tuple[list[Match], int]:
+        """Return the decided matches, then others up to ``top``, and how many are decided."""
+        decided = self.decided(candidates, method, threshold)
         chosen = decided + [
             c for c in best_per_recording(candidates) if not any(c is d for d in decided)
         ]
         chosen = chosen[: max(top, len(decided))]
-        return [self._match(audio, candidate, method) for candidate in chosen]
+        return [self._match(audio, candidate, method) for candidate in chosen], len(decided)
 
-    def _find(self, audio: Audio, method: str, limit: float, top: int) -> list[Match]:
+    def _find(
+        self, audio: Audio, method: str, threshold: float | None, top: int
+    ) -> tuple[list[Match], int]:
         while True:
             generation = self.catalog.generation
             try:
                 candidates = self.candidates(audio, method=method)
-                return self._matches(audio, candidates, method, limit, top)
+                return self._matches(audio, candidates, method, threshold, top)
             except UnknownRecording:  # removed while we searched: search what is left
                 if generation == self.catalog.generation:
                     raise

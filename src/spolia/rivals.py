@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spolia.alignment import Floats, Line, Vectors
-from spolia.calibration import Calibration
+from spolia.calibration import OVERLAP, Calibration, strength
 from spolia.fingerprints.base import Fingerprint
 
-OVERLAP = 0.5  # share of a shorter stretch that must overlap to make two candidates rivals
 N_LEADERS = 12  # strongest recordings among which rivals and copies are looked for
 SAME_SOUND = 0.6  # mean similarity of stored vectors from which two recordings hold one sound
 
@@ -37,15 +36,6 @@ class Candidate:
 Same = Callable[[Candidate, Candidate], bool]
 
 
-def strength(line: Line) -> float:
-    """Return the number by which lines that explain the same sound are ranked.
-
-    Evidence and mean score. The probability of a calibration is fitted on best lines only and
-    ranks rivals worse (docs/decisions/0002-calibration.md).
-    """
-    return 12.0 * line.evidence + 10.0 * line.score
-
-
 def judged(
     candidates: list[Candidate], same: Same, *, n_entries: int, calibration: Calibration
 ) -> list[Candidate]:
@@ -54,7 +44,7 @@ def judged(
     same: whether two candidates hold the same sound; n_entries: vectors or hashes of the library.
     No candidate is more probable than a stronger one on the same stretch.
     """
-    ordered = sorted(candidates, key=lambda c: -strength(c.line))
+    ordered = sorted(candidates, key=lambda c: -strength(c.line.evidence, c.line.score))
     leaders = best_per_recording(ordered)[:N_LEADERS]
     leaders.sort(key=lambda c: -c.line.evidence)
     found: list[Candidate] = []

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spolia.audio import Audio
+from spolia.calibration import strength
 from spolia.corpus import CorpusFile, is_device, read_manifest
 from spolia.evaluation.conditions import CONDITIONS, STANDARD, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
 from spolia.ingest import find_files
 from spolia.library import Library
-from spolia.rivals import Candidate, best_per_recording, strength
+from spolia.rivals import Candidate, best_per_recording
 
 EVALUATION_RATE = 16000  # Hz at which queries are made, as the corpus is stored
 N_RIVALS = 23  # lines of other recordings that are kept for calibration
@@ -72,7 +73,8 @@ class Outcome:
     semitones: float  # how much higher the query sounds
     found_semitones: float | None
     probability: float  # of the first match, 0 without one
-    lines: list[list[float]]  # evidence, score, support: of the first match and of its rivals
+    # evidence, score, support, query_start, query_end: of the first match and of its rivals
+    lines: list[list[float]]
     decided: bool
     seconds: float  # time that the answer took
 
@@ -157,12 +159,13 @@ class Evaluation:
         started = time.perf_counter()
         heard = audio.resample(8000)
         candidates = self.library.candidates(heard, method=method)
-        placed = self.library.place(heard, candidates[0]) if candidates else None
+        decided = self.library.decided(candidates, method) if candidates else []
+        shown = [*decided, *candidates][:1]
+        placed = self.library.place(heard, shown[0]) if shown else None
         seconds = time.perf_counter() - started
-        threshold = self.library.threshold(method, seconds=audio.duration)
         if placed is None:
             return _unanswered(query, length, known, seconds)
-        best = replace(candidates[0], line=placed.line)
+        best = replace(shown[0], line=placed.line)
         right, error = self._judge(query, best, length) if known else (False, None)
         return Outcome(
             query.condition,
@@ -178,8 +181,8 @@ class Evaluation:
             query.semitones,
             placed.semitones,
             best.probability,
-            _lines(candidates),
-            best.probability >= threshold,
+            _lines(shown[0], candidates),
+            bool(decided),
             seconds,
         )
 
@@ -239,12 +242,19 @@ def _unanswered(query: Query, length: float, known: bool, seconds: float) -> Out
     )
 
 
-def _lines(candidates: Sequence[Candidate]) -> list[list[float]]:
-    """Return what calibration needs of the best candidate and of its rivals."""
-    rivals = [c for c in best_per_recording(list(candidates))[1:] if not c.is_copy]
-    rivals.sort(key=lambda c: -strength(c.line))
-    chosen = [c.line for c in (candidates[0], *rivals[:N_RIVALS])]
-    return [[round(v, 5) for v in (c.evidence, c.score, c.support)] for c in chosen]
+def _lines(best: Candidate, candidates: Sequence[Candidate]) -> list[list[float]]:
+    """Return what calibration needs of the best candidate and of other recordings' lines."""
+    rivals = [
+        c
+        for c in best_per_recording([best, *candidates])
+        if c.recording_id != best.recording_id and not c.is_copy
+    ]
+    rivals.sort(key=lambda c: -strength(c.line.evidence, c.line.score))
+    chosen = [c.line for c in (best, *rivals[:N_RIVALS])]
+    return [
+        [round(v, 5) for v in (c.evidence, c.score, c.support, c.query_start, c.query_end)]
+        for c in chosen
+    ]
 
 
 def summarise(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
