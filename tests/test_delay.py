@@ -94,13 +94,13 @@ def test_round_trip_and_refusals(fitted):
 def test_a_delay_is_fitted_into_a_model_file(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("python_stretch")
-    from spolia.encoders import Encoder, open_model
+    from spolia.encoders import Encoder, open_encoder
     from spolia.training.delay import fit_delay
     from spolia.training.export import update_card
 
     corpus = make_corpus(tmp_path / "corpus", n_tracks=10, n_val=2)
     model = tmp_path / "model.onnx"
-    model.write_bytes(open_model().path.read_bytes())
+    model.write_bytes(open_encoder().path.read_bytes())
     seen = []
     options = {"n_recordings": 8, "seed": 3}
     first = fit_delay(model, corpus, **options, report=lambda *at: seen.append(at))

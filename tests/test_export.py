@@ -210,3 +210,31 @@ def test_shipped_models_verify(name):
     assert encoder.card.calibration
     assert encoder.card.training["data"]["track"]["attributions"]
     assert encoder.path.stat().st_size <= 8_000_000
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_run_encoder_exports_with_its_base_and_checks_itself(exported, tmp_path, quantised):
+    from spolia.encoders import open_compressor, open_encoder
+    from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
+    from spolia.training.export import export_run_encoder
+
+    torch.manual_seed(0)
+    config = RunEncoderConfig(dim_in=32, dim=24, longest=9, n_layers=2, n_heads=2, hidden=32)
+    model, base = RunEncoder(config).eval(), Encoder(exported[1]).card
+    path = tmp_path / "runs.onnx"
+    options = {"name": "runs", "base": base, "training": {}, "quantised": quantised}
+    card = export_run_encoder(model, path, **options)
+    assert (card.kind, card.base, card.dim) == ("compressed", base.id, 24)
+    assert open_model(str(path)).verify() < 1e-5
+    runs = np.random.default_rng(0).normal(size=(5, 9, 32)).astype("f")
+    runs /= np.linalg.norm(runs, axis=2, keepdims=True)
+    padding = np.arange(9) >= np.array([[9], [1], [4], [9], [6]])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(runs), torch.from_numpy(padding)).numpy()
+    compressor = open_compressor(str(path))
+    found = compressor.compress(runs, padding)
+    assert (found * expected).sum(1).min() > (0.98 if quantised else 0.99999)
+    alone = compressor.compress(runs[1:2, :1], padding[1:2, :1])
+    np.testing.assert_allclose(alone, found[1:2], atol=0.1 if quantised else 1e-4)
+    with pytest.raises(ModelError, match="of kind 'compressed'; give one of kind 'segment'"):
+        open_encoder(str(path))

@@ -1,4 +1,4 @@
-"""Model files: ONNX graphs from raw waveform to vectors, run by ONNX Runtime. No torch here.
+"""Model files: ONNX graphs to vectors, from waveform or from vectors, run by ONNX Runtime.
 
 A model file describes itself. Its metadata key ``spolia`` holds one JSON document with the fields
 of :class:`ModelCard`. Weights are stored in half precision and computed in single precision: the
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,11 @@ import numpy.typing as npt
 from spolia.errors import ModelError, ModelNotFound
 
 DEFAULT_SEGMENT_MODEL = "segment"
+DEFAULT_COMPRESSOR = "compressed"
 MODEL_FORMAT = 1
+
+Vectors = npt.NDArray[np.float32]
+M = TypeVar("M", bound="ModelFile")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class ModelCard:
     """What a model file says of itself."""
 
     id: str  # kind and the first 12 hex digits of the SHA-256 of architecture and weights
-    kind: str  # "segment"
+    kind: str  # "segment", or "compressed"
     name: str  # the recipe's name
     sample_rate: int  # Hz of the waveform it takes
     segment: int  # samples that one vector sees
@@ -40,6 +44,7 @@ class ModelCard:
     training: dict[str, Any]  # recipe, steps, seed, data with licences and attributions, version
     results: list[dict[str, Any]] = field(default_factory=list)  # measured figures with command
     calibration: dict[str, Any] = field(default_factory=dict)  # see spolia.calibration
+    base: str = ""  # id of the model whose vectors this one takes; "" if it takes sound
     delay: dict[str, Any] = field(default_factory=dict)  # of rooms, see spolia.delay
     check: list[float] = field(default_factory=list)  # first vector's start for check_waveform()
     format: int = MODEL_FORMAT
@@ -68,8 +73,15 @@ def check_waveform(sample_rate: int, n_samples: int) -> npt.NDArray[np.float32]:
     return (0.5 * np.sin(phase) * (1.0 + 0.5 * np.sin(2 * np.pi * 3.0 * time))).astype(np.float32)
 
 
-class Encoder:
-    """A model file, opened; its session starts with the first :meth:`encode`."""
+def check_run(n_vectors: int, dim: int) -> Vectors:
+    """Return the run with which a compressing model checks itself [shape=(n_vectors, dim)]."""
+    angle = np.outer(np.arange(1, n_vectors + 1), np.arange(1, dim + 1)) * 0.37
+    run = np.sin(angle)
+    return np.asarray(run / np.linalg.norm(run, axis=1, keepdims=True), np.float32)
+
+
+class ModelFile:
+    """A model file, opened; its session starts when it is first needed."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         if not path.is_file():
@@ -102,6 +114,28 @@ class Encoder:
         if "spolia" not in metadata:
             raise ModelError(f"{self.path} is an ONNX model but not one of spolia's; give another")
         return ModelCard.from_json(metadata["spolia"], self.path)
+
+    def check(self) -> Vectors:
+        """Return the vector of a fixed input, float32 [shape=(dim,)]."""
+        raise NotImplementedError
+
+    def verify(self) -> float:
+        """Return the largest deviation from the self-check vector stored in the file.
+
+        Raises ModelError where it exceeds 1e-3: this machine would make other fingerprints.
+        """
+        known = np.asarray(self.card.check, np.float32)
+        deviation = float(np.abs(self.check()[: len(known)] - known).max())
+        if not deviation < 1e-3:
+            raise ModelError(
+                f"{self.path}: the self-check vector differs by {deviation:.2g}; "
+                "the file or this machine's ONNX Runtime is faulty, reinstall both"
+            )
+        return deviation
+
+
+class Encoder(ModelFile):
+    """A network from waveform to segment vectors."""
 
     @cached_property
     def can_warp(self) -> bool:
@@ -138,20 +172,34 @@ class Encoder:
             raise ModelError(f"{self.path} cannot undo changes of pitch or tempo; give another")
         return np.asarray(self._session.run(None, inputs)[0], np.float32)
 
-    def verify(self) -> float:
-        """Return the largest deviation from the self-check vector stored in the file.
-
-        Raises ModelError where it exceeds 1e-3: this machine would make other fingerprints.
-        """
+    def check(self) -> Vectors:
+        """Return the vector of a fixed sound, float32 [shape=(dim,)]."""
         card = self.card
-        vector = self.encode(check_waveform(card.sample_rate, card.segment + card.hop)[None])[0, 0]
-        deviation = float(np.abs(vector[: len(card.check)] - np.asarray(card.check)).max())
-        if not deviation < 1e-3:
-            raise ModelError(
-                f"{self.path}: the self-check vector differs by {deviation:.2g}; "
-                "the file or this machine's ONNX Runtime is faulty, reinstall both"
-            )
-        return deviation
+        sound = check_waveform(card.sample_rate, card.segment + card.hop)
+        return np.asarray(self.encode(sound[None])[0, 0])
+
+
+class Compressor(ModelFile):
+    """A network from a run of another model's vectors to one vector (AMG-Embedding)."""
+
+    @property
+    def longest(self) -> int:
+        """The most vectors that a run may have."""
+        return int(self.card.architecture["longest"])
+
+    def compress(self, runs: Vectors, padding: npt.NDArray[np.bool_]) -> Vectors:
+        """Return a vector per run, float32 [shape=(n_runs, dim)], unit norm.
+
+        runs: float32 [shape=(n_runs, n_vectors, dim_in)], n_vectors ≤ longest; padding: True behind
+        a run's end [shape=(n_runs, n_vectors)].
+        """
+        inputs = {"runs": np.ascontiguousarray(runs, np.float32), "padding": padding}
+        return np.asarray(self._session.run(["vectors"], inputs)[0], np.float32)
+
+    def check(self) -> Vectors:
+        """Return the vector of a fixed run, float32 [shape=(dim,)]."""
+        run = check_run(self.longest, int(self.card.architecture["dim_in"]))
+        return np.asarray(self.compress(run[None], np.zeros((1, len(run)), bool))[0])
 
 
 def shipped_models() -> list[str]:
@@ -160,7 +208,36 @@ def shipped_models() -> list[str]:
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".onnx"))
 
 
-def open_model(name: str = DEFAULT_SEGMENT_MODEL, *, threads: int = 1) -> Encoder:
-    """Open a shipped model by name, or any model file by path."""
+KINDS: dict[str, type[ModelFile]] = {"segment": Encoder, "compressed": Compressor}
+
+
+def open_model(name: str, *, threads: int = 1) -> ModelFile:
+    """Open a shipped model by name, or any model file by path, as what it is."""
+    path = _path(name)
+    kind = ModelFile(path).card.kind
+    if kind not in KINDS:
+        raise ModelError(f"{path} is a model of kind {kind!r}, unknown here; upgrade spolia")
+    return KINDS[kind](path, threads=threads)
+
+
+def open_encoder(name: str = DEFAULT_SEGMENT_MODEL, *, threads: int = 1) -> Encoder:
+    """Open a segment model, by name or path."""
+    return _checked(Encoder(_path(name), threads=threads), "segment")
+
+
+def open_compressor(name: str, *, threads: int = 1) -> Compressor:
+    """Open a compressing model, by name or path."""
+    return _checked(Compressor(_path(name), threads=threads), "compressed")
+
+
+def _path(name: str) -> Path:
     shipped = Path(str(resources.files("spolia") / "weights")) / f"{name}.onnx"
-    return Encoder(shipped if shipped.is_file() else Path(name), threads=threads)
+    return shipped if shipped.is_file() else Path(name)
+
+
+def _checked(model: M, kind: str) -> M:
+    if model.card.kind != kind:
+        raise ModelError(
+            f"{model.path} is a model of kind {model.card.kind!r}; give one of kind {kind!r}"
+        )
+    return model

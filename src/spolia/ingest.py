@@ -22,7 +22,7 @@ import numpy as np
 
 from spolia.audio import AUDIO_SUFFIXES, SILENCE_PEAK, Audio, read_tags, stream
 from spolia.errors import AudioError
-from spolia.fingerprints.base import Fingerprint, Fingerprinter
+from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.recording import Recording
 from spolia.store.catalog import Catalog
 
@@ -216,6 +216,8 @@ def analyse(
 ) -> Analysis:
     """Decode a file once per method, in blocks, and return what is to be stored.
 
+    A method that can be derived from one before it needs no decoding.
+
     Raises AudioError where nothing can be indexed, OSError where the file cannot be read, and
     CancelledError soon after ``stopped`` is set.
     """
@@ -223,8 +225,14 @@ def analyse(
         raise AudioError(str(path), "is a pipe or a device; give an audio file")
     tags = read_tags(path)
     status = path.stat()
-    fingerprints, watch = [], _Watch(stopped)
+    fingerprints: list[Fingerprint] = []
+    watch = _Watch(stopped)
     for fingerprinter in fingerprinters:
+        if isinstance(fingerprinter, Derived):
+            base = next((f for f in fingerprints if f.method == fingerprinter.derives_from), None)
+            if base is not None:
+                fingerprints.append(fingerprinter.derive(base))
+                continue
         watch = _Watch(stopped)
         blocks = stream(path, sample_rate=fingerprinter.sample_rate)
         fingerprint = fingerprinter.fingerprint_blocks(watch.watch(blocks))

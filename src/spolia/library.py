@@ -9,36 +9,29 @@ from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from spolia.alignment import Line
 from spolia.audio import Audio, Source, check_query, name_of
-from spolia.delay import Delay
 from spolia.errors import ParameterError, UnknownRecording
-from spolia.fingerprints.base import Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import METHODS, make_fingerprinter
+from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_fingerprinter
 from spolia.identify import (
     Identification,
     Match,
     is_sure,
-    match_landmarks,
-    match_segments,
-    spacing,
 )
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import Place, place
 from spolia.recording import Recording
-from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
+from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed
+from spolia.searching import LandmarkSearcher, Searcher, SegmentSearcher, TwoStageSearcher
 from spolia.store.catalog import Catalog
-from spolia.store.hits import Hits
 from spolia.store.postings import PostingsIndex, open_postings
 from spolia.store.vectors import VectorIndex, open_vectors
 
 DEFAULT_METHODS = ("segments",)
 MINIMUM_QUERY = 1.0  # seconds
-N_NEIGHBOURS = 30  # hits per query vector
-SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
-SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
-N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
 
 Index = VectorIndex | PostingsIndex
 
@@ -58,18 +51,20 @@ class Library:
         create: bool = True,
         methods: Iterable[str] | None = None,
         model: str | None = None,
+        compressor: str | None = None,
         threads: int = 2,
         fingerprinters: Sequence[Fingerprinter] | None = None,
     ) -> None:
         """Open a library folder, or make one.
 
         methods: what a new library holds, or what to extend an old one by; default "segments".
-        model: name or path of the segment model. fingerprinters: used instead of the registry's.
+        model, compressor: name or path of the segment model, and of the model that compresses its
+        vectors. fingerprinters: used instead of the registry's.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
         self.threads = max(1, threads)
-        self.model = model
+        self.model, self.compressor = model, compressor
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
         wanted = methods or self._fingerprinters
         self.catalog = Catalog(self.folder, create=create)
@@ -116,7 +111,9 @@ class Library:
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
         if method not in self._fingerprinters:
-            self._fingerprinters[method] = make_fingerprinter(method, model=self.model)
+            self._fingerprinters[method] = make_fingerprinter(
+                method, model=self.model, compressor=self.compressor
+            )
         return self._fingerprinters[method]
 
     def add(
@@ -184,8 +181,7 @@ class Library:
         """
         started = time.perf_counter()
         method = self._chosen(method)
-        fingerprinter = self.fingerprinter(method)
-        audio = self._query_audio(source, fingerprinter)
+        audio = self._query_audio(source, self._searcher(method).fingerprinter)
         name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
         check_query(audio, name, MINIMUM_QUERY)
         matches, n_decided = self._find(audio, method, threshold, top)
@@ -208,8 +204,8 @@ class Library:
         threshold: probability for all; by default the calibration's, by the length of a
         candidate's stretch.
         """
-        method = self._chosen(method)
-        calibration, n_entries = self.fingerprinter(method).calibration, len(self.index(method))
+        searcher = self._searcher(self._chosen(method))
+        calibration, n_entries = searcher.fingerprinter.calibration, searcher.n_entries
 
         def limit(line: Line) -> float:
             if threshold is not None:
@@ -220,76 +216,54 @@ class Library:
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
-        method = self._chosen(method)
-        fingerprinter, index = self.fingerprinter(method), self.index(method)
-        query = fingerprinter.fingerprint_query(audio)
-        candidates = self._search([query], fingerprinter, index)[0]
+        searcher = self._searcher(self._chosen(method))
+        fingerprinter = searcher.fingerprinter
+        candidates = searcher.search([fingerprinter.fingerprint_query(audio)])[0]
         if not is_sure(candidates, audio.duration):
             changes = fingerprinter.query_changes
             changed = [fingerprinter.fingerprint_query(audio, change) for change in changes]
-            found = self._search(changed, fingerprinter, index)
-            for change, of in zip(changes, found, strict=True):
+            for change, of in zip(changes, searcher.search(changed), strict=True):
                 candidates += [replace(c, semitones=c.semitones - change.semitones) for c in of]
         return judged(
             candidates,
-            lambda one, other: self._same_sound(one, other, index, fingerprinter),
-            n_entries=len(index),
+            searcher.same,
+            n_entries=searcher.n_entries,
             calibration=fingerprinter.calibration,
         )
 
-    def _search(
-        self, queries: list[Fingerprint], fingerprinter: Fingerprinter, index: Index
-    ) -> list[list[Candidate]]:
-        """Return the candidates of each query."""
+    def _searcher(self, method: str) -> Searcher:
+        """Return how a method searches, over the index as it is now."""
+        if method == TWO_STAGE:
+            runs, index = self.fingerprinter("compressed"), self.index("compressed")
+            fingerprinter = self.fingerprinter("segments")
+        else:
+            runs, fingerprinter, index = None, self.fingerprinter(method), self.index(method)
         if isinstance(index, PostingsIndex):
-            postings = index
-            return [
-                match_landmarks(
-                    query,
-                    lambda part: postings.search(part.values, part.times),
-                    postings.recording_ids,
-                )
-                for query in queries
-            ]
-        vectors, delay = index, fingerprinter.delay
-        return match_segments(
-            queries,
-            lambda parts: _search_sparsely(vectors, parts),
-            lambda recording_id: self._sequence(
-                recording_id, fingerprinter.method, index.generation
-            ),
-            index.recording_ids,
-            hop=fingerprinter.hop_seconds,
-            segment=fingerprinter.segment_seconds,
-            delay=Delay.from_dict(delay) if delay else None,
-        )
+            return LandmarkSearcher(fingerprinter, index)
 
-    def _same_sound(
-        self, one: Candidate, other: Candidate, index: Index, fingerprinter: Fingerprinter
-    ) -> bool:
-        """Compare stored vectors; hashes have no similarity, so all recordings count as one."""
-        if isinstance(index, PostingsIndex):
-            return True
-        return same_sound(
-            one,
-            other,
-            lambda recording_id: self._sequence(
-                recording_id, fingerprinter.method, index.generation
-            ),
-            hop=fingerprinter.hop_seconds,
-        )
+        def stored(recording_id: str) -> Fingerprint:
+            return self._sequence(recording_id, fingerprinter.method, index.generation)
+
+        if runs is None:
+            return SegmentSearcher(fingerprinter, index, stored, len(index))
+        n_entries = round(self.catalog.summary()[1] / fingerprinter.hop_seconds)
+        return TwoStageSearcher(fingerprinter, cast(Derived, runs), index, stored, n_entries)
 
     def _chosen(self, method: str | None) -> str:
-        held = sorted(self.catalog.methods() or self.methods, key=_rank)
+        held = sorted(self.catalog.methods() or self.methods, key=METHODS.index)
+        if {"segments", "compressed"} <= set(held):
+            held.insert(0, TWO_STAGE)
         method = method or held[0]
         if method not in held:
             raise ParameterError(
                 f"the library holds no {method!r} fingerprints (it holds: {', '.join(held)}); "
                 f"add the files again with --methods {method}"
             )
-        model_id = self.catalog.methods().get(method)
-        if model_id is not None and model_id != self.fingerprinter(method).model_id:
-            self.catalog.declare({method: self.fingerprinter(method).model_id})
+        stored = self.catalog.methods()
+        for part in ("segments", "compressed") if method == TWO_STAGE else (method,):
+            model_id = self.fingerprinter(part).model_id
+            if stored.get(part) not in (None, model_id):
+                self.catalog.declare({part: model_id})
         return method
 
     def _query_audio(self, source: Source | Audio, fingerprinter: Fingerprinter) -> Audio:
@@ -345,18 +319,3 @@ class Library:
             placed.semitones,
             method,
         )
-
-
-def _rank(method: str) -> tuple[int, str]:
-    """Order methods as the registry does: the first that a library holds is its default."""
-    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
-
-
-def _search_sparsely(index: VectorIndex, parts: list[Fingerprint]) -> list[Hits]:
-    """Search all vectors of short parts with many neighbours, else a few of each second."""
-    short = max(map(len, parts), default=0) <= SHORT
-    k = N_NEIGHBOURS_SHORT if short else N_NEIGHBOURS
-    strides = [1 if short else max(1, round(SEARCH_SPACING / spacing(p))) for p in parts]
-    vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
-    times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
-    return index.search_all(vectors, times, k)

@@ -87,6 +87,61 @@ def train_fingerprint(
         _export(checkpoint, export, corpus)
 
 
+@train_app.command("embedding")
+def train_embedding(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)],
+    corpus: CorporaOption,
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for decoded audio and clips' vectors.", show_default=False),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
+    ] = None,
+    stop_after: Annotated[
+        float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Train an AMG-Embedding encoder; run it again to continue where it stopped."""
+    from spolia.cli.output import Bar
+    from spolia.errors import MissingDependency
+
+    try:
+        from spolia.training import embedding
+        from spolia.training.fingerprint import RunOptions
+        from spolia.training.recipe import read_recipe
+    except ImportError as error:
+        raise MissingDependency(error.name or "torch", "train") from error
+    loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
+    options = RunOptions(
+        tuple(corpus),
+        run / loaded.name,
+        cache or _cache(),
+        device,
+        threads,
+        stop_after=float("inf") if stop_after is None else 60 * stop_after,
+    )
+    with Bar("embedding") as bar:
+
+        def report(entry: dict[str, float]) -> None:
+            note = f"loss {entry['loss']:.3f}, {entry['runs_per_second']:.0f} runs/s"
+            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+
+        def prepared(done: int, total: int) -> None:
+            bar.show(done, total, "clips fingerprinted")
+
+        checkpoint = embedding.train_embedding(loaded, options, report, prepared)
+    typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        from spolia.training.export import export_embedding
+
+        card = export_embedding(checkpoint, export, corpora=corpus)
+        typer.echo(f"{export}: {card.id}, {export.stat().st_size / 1e6:.1f} MB")
+
+
 @train_app.command("render")
 def train_render(
     folder: Annotated[

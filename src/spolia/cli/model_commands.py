@@ -49,9 +49,9 @@ def verify_model(name: NameArgument, as_json: JsonOption = False) -> None:
     """Check that a model makes the fingerprints here that it made where it was exported."""
     from spolia.encoders import open_model
 
-    encoder = open_model(name)
-    deviation = encoder.verify()
+    model = open_model(name)
+    deviation = model.verify()
     if as_json:
-        typer.echo(json.dumps({"id": encoder.card.id, "deviation": deviation}))
+        typer.echo(json.dumps({"id": model.card.id, "deviation": deviation}))
     else:
-        typer.echo(f"{encoder.card.id}: the self-check vector agrees within {deviation:.1g}")
+        typer.echo(f"{model.card.id}: the self-check vector agrees within {deviation:.1g}")

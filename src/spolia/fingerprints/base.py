@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -95,3 +95,18 @@ class Fingerprinter(Protocol):
         change: what is done to the query first. The times returned are those of the query as it
         was given.
         """
+
+
+@runtime_checkable
+class Derived(Fingerprinter, Protocol):
+    """A fingerprinter whose fingerprints can be made of another method's instead of sound."""
+
+    @property
+    def derives_from(self) -> str:
+        """The other method."""
+
+    def derive(self, fingerprint: Fingerprint) -> Fingerprint:
+        """Return the reference fingerprint of the same recording by this method."""
+
+    def derive_query(self, fingerprint: Fingerprint) -> Fingerprint:
+        """Return the query fingerprint of the same query by this method."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
-from spolia.encoders import DEFAULT_SEGMENT_MODEL, Encoder, ModelCard, open_model
+from spolia.encoders import DEFAULT_SEGMENT_MODEL, Encoder, ModelCard, open_encoder
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.timing import n_segments
@@ -43,7 +43,7 @@ class SegmentFingerprinter:
     def __init__(
         self, encoder: Encoder | None = None, *, model: str = DEFAULT_SEGMENT_MODEL
     ) -> None:
-        self.encoder = encoder or open_model(model)
+        self.encoder = encoder or open_encoder(model)
 
     @cached_property
     def card(self) -> ModelCard:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spolia.encoders import Encoder, open_model
+from spolia.encoders import Encoder, open_encoder
 from spolia.errors import MissingDependency, TrainingError
 from spolia.networks.architectures import build_encoder
 
@@ -31,7 +31,7 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
     if source.endswith(".pt"):
         model.load_state_dict(load_checkpoint(Path(source))["average"])
     else:
-        unfold(model, open_model(source), example())
+        unfold(model, open_encoder(source), example())
 
 
 def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
@@ -42,7 +42,7 @@ def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
         model = build_encoder(recipe["architecture"], recipe["model"])
         model.load_state_dict(state["average"])
         return model
-    encoder = open_model(source)
+    encoder = open_encoder(source)
     model = build_encoder("segment", encoder.card.architecture)
     unfold(model, encoder, example())
     return model

@@ -88,6 +88,11 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
+    """Read a recipe of a fingerprint encoder; see :func:`read_recipe`."""
+    return read_recipe(path, Recipe)
+
+
+def read_recipe(path: Path, kind: type[T]) -> T:
     """Read a recipe; an unknown key or a wrong type raises TrainingError that names the nearest."""
     try:
         values = tomllib.loads(path.read_text())
@@ -96,7 +101,7 @@ def load_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"{path} is not a readable TOML recipe: {error}") from error
     values.setdefault("name", path.stem)
-    return build(Recipe, values, str(path))
+    return build(kind, values, str(path))
 
 
 def build(kind: type[T], values: dict[str, Any], place: str) -> T:

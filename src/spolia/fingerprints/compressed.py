@@ -1,0 +1,140 @@
+"""AMG-Embedding: one vector for a run of segment vectors, a tenth of the index or less.
+
+A reference's segment vectors are cut into runs of up to ``longest`` vectors that do not overlap;
+the tail is kept, as a run that ends with the recording. A query is cut into runs that begin at
+every vector of every phase, because its runs never begin where a reference's do.
+
+Su, Y. et al.: AMG-Embedding: a self-supervised embedding approach for audio identification. ACM MM
+2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.audio import Audio
+from spolia.calibration import Calibration
+from spolia.encoders import Compressor
+from spolia.errors import IncompatibleModel
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
+from spolia.fingerprints.segments import SegmentFingerprinter
+
+SHORTEST = 3  # vectors of a run (2 s) below which the tail is joined to the run before
+BATCH = 256  # runs that are compressed at once
+
+Vectors = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
+
+
+class CompressedFingerprinter:
+    """Makes ``compressed`` fingerprints of ``segments`` ones."""
+
+    method = "compressed"
+    derives_from = "segments"
+
+    def __init__(self, segments: SegmentFingerprinter, compressor: Compressor) -> None:
+        if compressor.card.base != segments.model_id:
+            raise IncompatibleModel(
+                f"{compressor.path} compresses vectors of {compressor.card.base}, not of "
+                f"{segments.model_id}; give the two models that belong together"
+            )
+        self.segments, self.compressor = segments, compressor
+
+    @property
+    def model_id(self) -> str:
+        """The compressing model's id."""
+        return self.compressor.card.id
+
+    @property
+    def sample_rate(self) -> int:
+        """The sample rate in Hz of the sound that segments are made of."""
+        return self.segments.sample_rate
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds between the beginnings of a reference's runs."""
+        return self.compressor.longest * self.segments.hop_seconds
+
+    @property
+    def segment_seconds(self) -> float:
+        """Seconds of sound that a whole run sees."""
+        return self.compressor.card.segment / self.sample_rate
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of the segments, by which matches are judged in the end."""
+        return self.segments.calibration
+
+    @property
+    def delay(self) -> Mapping[str, Any]:
+        """That of the segments."""
+        return self.segments.delay
+
+    @property
+    def query_changes(self) -> Sequence[Change]:
+        """Those of the segments."""
+        return self.segments.query_changes
+
+    def fingerprint(self, audio: Audio) -> Fingerprint:
+        """Return the runs' vectors of a reference."""
+        return self.derive(self.segments.fingerprint(audio))
+
+    def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
+        """Return the runs' vectors of consecutive blocks of a reference, in bounded memory."""
+        return self.derive(self.segments.fingerprint_blocks(blocks))
+
+    def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
+        """Return the runs' vectors of a query."""
+        return self.derive_query(self.segments.fingerprint_query(audio, change))
+
+    def derive(self, segments: Fingerprint) -> Fingerprint:
+        """Return the runs of a reference's segment vectors; times are those of their first ones.
+
+        Silent stretches have no vectors: a run covers a span of time, whatever is heard in it.
+        """
+        hop, longest = self.segments.hop_seconds, self.compressor.longest
+        places = np.round(segments.times / hop).astype(np.int64)
+        runs = []
+        for first in range(0, int(places[-1]) + 1 if len(places) else 0, longest):
+            inside = np.flatnonzero((places >= first) & (places < first + longest))
+            if len(inside):
+                runs.append(inside)
+        if len(runs) > 1 and len(runs[-1]) < SHORTEST:
+            last = places[runs[-1][-1]]
+            runs[-1] = np.flatnonzero((places > last - longest) & (places <= last))
+        return self._compressed(segments, runs)
+
+    def derive_query(self, segments: Fingerprint) -> Fingerprint:
+        """Return the runs of a query's segment vectors, which stand at several phases of the hop.
+
+        Each phase gives runs of its own, so that a run's vectors are a hop apart.
+        """
+        hop, longest = self.segments.hop_seconds, self.compressor.longest
+        phase = np.round(np.mod(segments.times, hop), 4) % hop
+        runs = []
+        for of in np.unique(phase):
+            members = np.flatnonzero(phase == of)
+            last = max(1, len(members) - longest + 1)
+            runs += [members[i : i + longest] for i in range(last)]
+        return self._compressed(segments, sorted(runs, key=lambda run: segments.times[run[0]]))
+
+    def _compressed(
+        self, segments: Fingerprint, runs: Sequence[npt.NDArray[np.int64]]
+    ) -> Fingerprint:
+        longest = self.compressor.longest
+        vectors = [np.zeros((0, self.compressor.card.dim), np.float32)]
+        for first in range(0, len(runs), BATCH):
+            some = runs[first : first + BATCH]
+            lengths = np.array([len(run) for run in some])
+            values = np.zeros((len(some), longest, segments.values.shape[1]), np.float32)
+            for row, run in zip(values, some, strict=True):
+                row[: len(run)] = segments.values[run]
+            vectors.append(self.compressor.compress(values, np.arange(longest) >= lengths[:, None]))
+        times = np.array([segments.times[run[0]] for run in runs], np.float64)
+        return Fingerprint(
+            self.method, self.model_id, times, np.concatenate(vectors), segments.duration
+        )

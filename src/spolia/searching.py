@@ -1,0 +1,136 @@
+"""How each method searches a library: the query's fingerprints in, candidates out.
+
+``segments`` compares the query with every stored vector, ``landmarks`` looks up hashes, and
+``compressed+segments`` lets run vectors name candidates, whose segment vectors alone are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from spolia.coarse import candidates, local_hits
+from spolia.delay import Delay
+from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.identify import match_landmarks, match_segments, spacing
+from spolia.rivals import Candidate, same_sound
+from spolia.store.hits import Hits
+from spolia.store.postings import PostingsIndex
+from spolia.store.vectors import VectorIndex
+
+N_NEIGHBOURS = 30  # hits per query vector
+SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
+SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
+N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
+N_RUN_NEIGHBOURS = 30  # hits per run of a query
+
+Stored = Callable[[str], Fingerprint]  # a recording's id → its segment vectors
+
+
+class Searcher(Protocol):
+    """Finds candidates by one method."""
+
+    fingerprinter: Fingerprinter  # of the queries
+    n_entries: int  # vectors or hashes of the library, as the calibration counts them
+
+    def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
+        """Return the candidates of each of several changes of one query."""
+
+    def same(self, one: Candidate, other: Candidate) -> bool:
+        """Tell whether two candidates hold the same sound."""
+
+
+class LandmarkSearcher:
+    """Looks up hashes."""
+
+    def __init__(self, fingerprinter: Fingerprinter, index: PostingsIndex) -> None:
+        self.fingerprinter, self.index, self.n_entries = fingerprinter, index, len(index)
+
+    def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
+        """Return the candidates of each query."""
+        return [
+            match_landmarks(
+                query,
+                lambda part: self.index.search(part.values, part.times),
+                self.index.recording_ids,
+            )
+            for query in queries
+        ]
+
+    def same(self, one: Candidate, other: Candidate) -> bool:
+        """Count all recordings as one: hashes have no similarity."""
+        return True
+
+
+class SegmentSearcher:
+    """Compares every query vector with every stored one."""
+
+    def __init__(
+        self, fingerprinter: Fingerprinter, index: VectorIndex, stored: Stored, n_entries: int
+    ) -> None:
+        self.fingerprinter, self.index, self.stored = fingerprinter, index, stored
+        self.n_entries = n_entries
+
+    def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
+        """Return the candidates of each query."""
+        delay = self.fingerprinter.delay
+        return match_segments(
+            queries,
+            self._hits,
+            self.stored,
+            self.index.recording_ids,
+            hop=self.fingerprinter.hop_seconds,
+            segment=self.fingerprinter.segment_seconds,
+            delay=Delay.from_dict(delay) if delay else None,
+        )
+
+    def same(self, one: Candidate, other: Candidate) -> bool:
+        """Compare what is stored of two candidates."""
+        return same_sound(one, other, self.stored, hop=self.fingerprinter.hop_seconds)
+
+    def _hits(self, parts: list[Fingerprint]) -> list[Hits]:
+        """Search all vectors of short parts with many neighbours, else a few of each second."""
+        short = max(map(len, parts), default=0) <= SHORT
+        k = N_NEIGHBOURS_SHORT if short else N_NEIGHBOURS
+        strides = _strides(parts)
+        vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
+        times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
+        return self.index.search_all(vectors, times, k)
+
+
+class TwoStageSearcher(SegmentSearcher):
+    """Finds candidates by runs, and hits among their segment vectors only."""
+
+    def __init__(
+        self,
+        fingerprinter: Fingerprinter,
+        runs: Derived,
+        index: VectorIndex,
+        stored: Stored,
+        n_entries: int,
+    ) -> None:
+        super().__init__(fingerprinter, index, stored, n_entries)
+        self.runs = runs
+
+    def _hits(self, parts: list[Fingerprint]) -> list[Hits]:
+        queries = [self.runs.derive_query(part) for part in parts]
+        found = self.index.search_all(
+            [q.values for q in queries], [q.times for q in queries], N_RUN_NEIGHBOURS
+        )
+        span = self.runs.hop_seconds
+        return [
+            local_hits(
+                part,
+                candidates(hits, span=span),
+                lambda number: self.stored(self.index.recording_ids[number]),
+                span=span,
+                stride=stride,
+            )
+            for part, hits, stride in zip(parts, found, _strides(parts), strict=True)
+        ]
+
+
+def _strides(parts: Sequence[Fingerprint]) -> list[int]:
+    """Return every how many vectors of each part are searched."""
+    short = max(map(len, parts), default=0) <= SHORT
+    return [1 if short else max(1, round(SEARCH_SPACING / spacing(part))) for part in parts]

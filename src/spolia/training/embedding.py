@@ -1,0 +1,330 @@
+"""Trains the embedding encoder of AMG-Embedding on the vectors of a frozen fingerprinter."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spolia.encoders import open_encoder
+from spolia.errors import TrainingError
+from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
+from spolia.training.batches import plan
+from spolia.training.degrade import DegradeConfig
+from spolia.training.fingerprint import RunOptions, make_batches, recipe_dict
+from spolia.training.initial import load_checkpoint, load_trained
+from spolia.training.losses import semi_hard_triplet
+from spolia.training.margin import MarginConfig, Proxies, info_nce, pam
+from spolia.training.pieces import PieceBatch, PieceConfig, anchor_start, draw_pieces
+from spolia.training.recipe import DataConfig, Recipe
+from spolia.training.runs import Runs, compute_runs
+from spolia.training.warp import MaskConfig, WarpConfig
+
+LOSSES = ("pam", "info_nce", "triplet")
+
+Report = Callable[[dict[str, float]], None]
+Prepared = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The clips that are classes."""
+
+    n_vectors: int = 59  # of a clip: 30 s
+    n_versions: int = 9  # degraded versions of each
+    offset: float = 0.25  # seconds by which a version may be shifted, either way
+    most_per_file: int = 10**6  # clips of one recording
+    simulated_rooms: int = 150
+    room_variants: int = 2
+
+
+@dataclass(frozen=True)
+class EmbeddingOptimiser:
+    """How the weights move; the defaults are the published ones but for warm-up and clipping."""
+
+    steps: int = 6000
+    learning_rate: float = 1e-3  # peak; a cosine falls to
+    final_rate: float = 1e-4
+    warmup: int = 200  # steps
+    weight_decay: float = 1e-5  # in the gradient, as of Adam
+    clip: float = 1.0  # largest norm of the gradient
+    temperature: float = 0.1  # of InfoNCE
+    triplet_margin: float = 0.2  # squared distances
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe:
+    """One training run of an embedding encoder."""
+
+    name: str
+    fingerprint: str = "segment"  # frozen fingerprinter: a shipped model or a model file
+    model: dict[str, Any] = field(default_factory=dict)  # settings of RunEncoderConfig
+    loss: str = "pam"  # or "info_nce", "triplet"; ArcFace is PAM with its measures switched off
+    seed: int = 0
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    pieces: PieceConfig = field(default_factory=PieceConfig)
+    margin: MarginConfig = field(default_factory=MarginConfig)
+    optimiser: EmbeddingOptimiser = field(default_factory=EmbeddingOptimiser)
+
+
+def train_embedding(
+    recipe: EmbeddingRecipe,
+    options: RunOptions,
+    report: Report,
+    prepared: Prepared | None = None,
+) -> Path:
+    """Train to the recipe's last step, or until ``stop_after``; return the checkpoint's path.
+
+    Continues from the folder's checkpoint, to the same weights as without the interruption.
+    ``report`` receives a dict per step, ``prepared`` how many clips are fingerprinted of how many.
+    """
+    torch.set_num_threads(options.threads)
+    run = EmbeddingRun(recipe, options, prepared)
+    started = saved = time.monotonic()
+    try:
+        while run.step < recipe.optimiser.steps:
+            run.advance(report)
+            now = time.monotonic()
+            if now - saved > options.checkpoint_seconds:
+                run.save()
+                saved = now
+            if now - started > options.stop_after:
+                break
+    finally:
+        run.save()
+    return run.checkpoint
+
+
+def load_runs(
+    recipe: EmbeddingRecipe,
+    options: RunOptions,
+    split: str,
+    prepared: Prepared | None = None,
+) -> Runs:
+    """Return the vectors of all clips of a split, computed once into the cache."""
+    card = open_encoder(recipe.fingerprint).card
+    data = DataConfig(
+        n_rows=2,
+        n_segments=recipe.clips.n_vectors,
+        offset=recipe.clips.offset,
+        simulated_rooms=recipe.clips.simulated_rooms,
+        room_variants=recipe.clips.room_variants,
+    )
+    as_recipe = Recipe(
+        "clips",
+        seed=recipe.seed,
+        data=data,
+        degrade=recipe.degrade,
+        warp=recipe.warp,
+        mask=recipe.mask,
+    )
+    network = _fingerprinter(recipe.fingerprint, as_recipe, options)
+    batches = make_batches(as_recipe, options, network, _geometry(as_recipe, network), split)
+    return compute_runs(
+        network,
+        batches,
+        options.cache,
+        n_versions=recipe.clips.n_versions,
+        seed=recipe.seed,
+        facts={"fingerprint": card.id, "split": split, "recipe": recipe_dict(as_recipe)},
+        most_per_file=recipe.clips.most_per_file,
+        report=prepared,
+    )
+
+
+def _geometry(recipe: Recipe, network: Any) -> Any:
+    frames = network.config.segment_frames, network.config.hop_frames
+    return plan(recipe, network.log_bands, segment_frames=frames[0], hop_frames=frames[1])
+
+
+def _fingerprinter(source: str, recipe: Recipe, options: RunOptions) -> Any:
+    """Return the frozen network of a model file."""
+
+    def example() -> Tensor:
+        return torch.randn(4, network_bands, 63, generator=torch.Generator().manual_seed(0))
+
+    network_bands = open_encoder(source).card.architecture["front_end"]["n_bands"]
+    return load_trained(source, example).to(options.device).eval()
+
+
+class EmbeddingRun:
+    """The state of one training run."""
+
+    def __init__(
+        self, recipe: EmbeddingRecipe, options: RunOptions, prepared: Prepared | None = None
+    ) -> None:
+        if recipe.loss not in LOSSES:
+            raise TrainingError(f"unknown loss {recipe.loss!r}; known: {', '.join(LOSSES)}")
+        self.recipe, self.options = recipe, options
+        self.device = torch.device(options.device)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = options.folder / "checkpoint.pt"
+        self.runs = load_runs(recipe, options, "train", prepared)
+        self.held_out = load_runs(recipe, options, "val", prepared)
+        torch.manual_seed(recipe.seed)
+        settings = {"dim_in": self.runs.values.shape[-1], **recipe.model}
+        self.model = RunEncoder(RunEncoderConfig(**settings)).to(self.device)
+        self.longest = self.model.config.longest
+        if self.longest > recipe.clips.n_vectors:
+            raise TrainingError(
+                f"runs of {self.longest} vectors do not fit into clips of "
+                f"{recipe.clips.n_vectors}; raise n_vectors in [clips]"
+            )
+        self.proxies = self._proxies()
+        self.groups = torch.from_numpy(self.runs.groups).to(self.device)
+        self.optimiser = torch.optim.Adam(
+            [*self.model.parameters(), *self.proxies.parameters()],
+            lr=recipe.optimiser.learning_rate,
+            weight_decay=recipe.optimiser.weight_decay,
+        )
+        self.step = 0
+        self._restore()
+
+    def _proxies(self) -> Proxies:
+        rng = torch.Generator().manual_seed(self.recipe.seed)
+        proxies = Proxies(len(self.runs.values), self.model.config.dim, rng=rng).to(self.device)
+        if self.recipe.margin.initialise:
+            start = anchor_start(self.runs.values.shape[2], self.longest)
+            anchors = self.runs.values[:, 0, start : start + self.longest]
+            means = [part.astype(np.float32).mean(1) / 127 for part in np.array_split(anchors, 64)]
+            proxies.initialise(torch.from_numpy(np.concatenate(means)).to(self.device))
+        return proxies
+
+    def _state(self) -> dict[str, Any]:
+        return {"model": self.model, "proxies": self.proxies, "optimiser": self.optimiser}
+
+    def _restore(self) -> None:
+        if not self.checkpoint.is_file():
+            return
+        state = load_checkpoint(self.checkpoint)
+        if state["recipe"] != _plain(self.recipe):
+            raise TrainingError(
+                f"{self.checkpoint} belongs to another version of the recipe; "
+                "choose another folder with --run or restore the recipe"
+            )
+        for name, part in self._state().items():
+            part.load_state_dict(state[name])
+        self.step = int(state["step"])
+
+    def save(self) -> None:
+        """Write the checkpoint: to a temporary name, synced, renamed."""
+        state = {name: part.state_dict() for name, part in self._state().items()}
+        state |= {"recipe": _plain(self.recipe), "step": self.step}
+        partial = self.checkpoint.with_suffix(".partial")
+        with partial.open("wb") as out:
+            torch.save(state, out)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(self.checkpoint)
+
+    def advance(self, report: Report) -> None:
+        """Do one step, and validate where the step is due."""
+        optimiser, begun = self.recipe.optimiser, time.perf_counter()
+        beta = self.recipe.pieces.beta(self.step / max(1, optimiser.steps - 1))
+        rng = np.random.default_rng([self.recipe.seed, self.step])
+        batch = draw_pieces(self.runs, self.recipe.pieces, longest=self.longest, beta=beta, rng=rng)
+        batch = PieceBatch(*(part.to(self.device) for part in batch))
+        for group in self.optimiser.param_groups:
+            group["lr"] = falling_rate(self.step, optimiser)
+        self.model.train()
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # of the dropout
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(self.model(batch.runs, batch.padding), batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), optimiser.clip)
+        self.optimiser.step()
+        self.step += 1
+        seconds = time.perf_counter() - begun
+        entry = {
+            "step": float(self.step),
+            "loss": float(loss.detach()),
+            "beta": beta,
+            "runs_per_second": len(batch.labels) / seconds,
+        }
+        if self.step == optimiser.steps or self.step % self.options.validate_every == 0:
+            entry |= self.validate()
+        with (self.options.folder / "log.jsonl").open("a") as out:
+            out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+        report(entry)
+
+    def loss(self, vectors: Tensor, batch: PieceBatch) -> Tensor:
+        """Return the recipe's loss of a batch's vectors [shape=(n, dim)]."""
+        if self.recipe.loss == "pam":
+            cosines = self.proxies.cosines(vectors)
+            of = batch.labels, batch.overlap, batch.is_anchor
+            return pam(cosines, *of, self.recipe.margin, groups=self.groups)
+        optimiser = self.recipe.optimiser
+        n = int(batch.is_anchor.sum())
+        anchors, pieces = vectors[:n], vectors[n:]
+        owner = torch.arange(n, device=self.device).repeat_interleave(len(pieces) // n)
+        groups = self.groups[batch.labels]
+        if self.recipe.loss == "info_nce":
+            return info_nce(pieces, anchors, owner, groups[:n], optimiser.temperature)
+        return semi_hard_triplet(pieces, anchors[owner], groups[n:], optimiser.triplet_margin)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return Top-1 rates of pieces of degraded val clips among all clips' clean runs."""
+        self.model.eval()
+        rng = np.random.default_rng(977)
+        gallery = [self._grid(self.held_out), self._grid(self.runs)]
+        stored = torch.cat([vectors for vectors, _ in gallery])
+        owner = torch.cat([gallery[0][1], torch.full_like(gallery[1][1], -1)])
+        rates = {}
+        for length in sorted({min(n, self.longest) for n in (3, 5, 9, 19, 59)}):
+            queries, truth = self._queries(length, rng)
+            found = owner[(queries @ stored.T).argmax(1)]
+            rates[f"val_top1_{length}"] = float((found == truth).float().mean())
+        return rates
+
+    def _grid(self, runs: Runs) -> tuple[Tensor, Tensor]:
+        """Return vectors of consecutive clean runs, and the clips they are from."""
+        n_clips, n = len(runs.values), runs.values.shape[2]
+        vectors, owner = [], []
+        for clips in np.array_split(np.arange(n_clips), max(1, n_clips // 256)):
+            clean = torch.from_numpy(runs.vectors(clips)).to(self.device)
+            for start in range(0, n, self.longest):
+                part = clean[:, start : start + self.longest]
+                if part.shape[1] >= min(self.recipe.pieces.shortest, self.longest):
+                    vectors.append(self.model(part, self._whole(part)))
+                    owner.append(torch.from_numpy(clips).to(self.device))
+        return torch.cat(vectors), torch.cat(owner)
+
+    def _queries(self, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return vectors of pieces of one version of every val clip, and the clips."""
+        n_clips, n_versions, n, _ = self.held_out.values.shape
+        version = 1 + rng.integers(n_versions - 1, size=n_clips)
+        start = rng.integers(n - length + 1, size=n_clips)
+        place = start[:, None] + np.arange(length)
+        clips = np.arange(n_clips)
+        values = self.held_out.values[clips[:, None], version[:, None], place]
+        pieces = torch.from_numpy(values.astype(np.float32) / 127).to(self.device)
+        return self.model(pieces, self._whole(pieces)), torch.from_numpy(clips).to(self.device)
+
+    def _whole(self, runs: Tensor) -> Tensor:
+        return torch.zeros(runs.shape[:2], dtype=torch.bool, device=self.device)
+
+
+def falling_rate(step: int, optimiser: EmbeddingOptimiser) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to the final rate."""
+    peak, final = optimiser.learning_rate, optimiser.final_rate
+    if step < optimiser.warmup:
+        return peak * (step + 1) / optimiser.warmup
+    progress = (step - optimiser.warmup) / max(1, optimiser.steps - optimiser.warmup)
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _plain(recipe: EmbeddingRecipe) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(asdict(recipe))))

@@ -1,0 +1,190 @@
+"""Runs cover a recording, tails included; the coarse stage finds the place, segments the rest."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fakes import BandEnergies, tune
+from spolia.alignment import propose
+from spolia.coarse import Place, candidates, local_hits, recording_scores
+from spolia.encoding import write_wav
+from spolia.errors import IncompatibleModel, ParameterError
+from spolia.fingerprints.base import Fingerprint
+from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.library import Library
+from spolia.store.hits import NO_HITS, Hits
+
+HOP, LONGEST, DIM = 0.5, 9, 64
+SPAN = LONGEST * HOP
+
+
+class MeanCompressor:
+    """Compresses a run to its mean, as the best that is possible without training."""
+
+    card = SimpleNamespace(base="base-1", id="mean-1", dim=DIM, segment=40000)
+    path, longest = "mean.onnx", LONGEST
+
+    def compress(self, runs, padding):
+        heard = ~padding[:, :, None]
+        mean = (runs * heard).sum(1) / np.maximum(heard.sum(1), 1)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def fingerprinter():
+    segments = SimpleNamespace(model_id="base-1", hop_seconds=HOP, sample_rate=8000)
+    return CompressedFingerprinter(segments, MeanCompressor())
+
+
+def path(seed, seconds):
+    """Return unit vectors as a smooth function of time."""
+    knots = np.arange(0, seconds + 3, 0.8)
+    values = np.random.default_rng(seed).normal(size=(len(knots), DIM))
+
+    def at(times):
+        rows = np.stack([np.interp(times, knots, column) for column in values.T], axis=1)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f")
+
+    return at
+
+
+def sequence(seed, seconds, silent=()):
+    times = np.arange(0, seconds, HOP)
+    for start, end in silent:
+        times = times[(times < start) | (times >= end)]
+    return Fingerprint("segments", "base-1", times, path(seed, seconds)(times), seconds)
+
+
+def clip(seed, start, seconds, length=60.0):
+    times = np.arange(0, seconds - 1.0, 0.125)
+    return Fingerprint("segments", "base-1", times, path(seed, length)(start + times), seconds)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.5, 5.0, 9.0, 22.4, 60.0])
+def test_runs_cover_all_vectors_once_and_the_tail_is_kept(fingerprinter, seconds):
+    whole = sequence(0, seconds)
+    runs = fingerprinter.derive(whole)
+    n = -(-len(whole) // LONGEST)
+    assert len(runs) == n
+    assert runs.values.shape == (n, DIM)
+    np.testing.assert_allclose(np.linalg.norm(runs.values, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(runs.times[: n - 1], SPAN * np.arange(n - 1))
+    tail = len(whole) % LONGEST
+    expected = whole.times[-tail] if tail == 0 or tail >= 3 or n == 1 else whole.times[-LONGEST]
+    if tail:
+        assert runs.times[-1] == pytest.approx(expected)
+    assert runs.duration == seconds
+
+
+def test_silence_leaves_gaps_but_no_shift(fingerprinter):
+    runs = fingerprinter.derive(sequence(0, 40.0, silent=[(3.0, 20.0)]))
+    whole = fingerprinter.derive(sequence(0, 40.0))
+    there = np.isin(whole.times, runs.times)
+    np.testing.assert_allclose(runs.values[-3:], whole.values[there][-3:], atol=1e-6)
+    assert not len(fingerprinter.derive(sequence(0, 40.0, silent=[(0.0, 40.0)])))
+
+
+def test_a_querys_runs_are_a_hop_apart_at_every_phase(fingerprinter):
+    query = fingerprinter.derive_query(clip(0, 10.0, 8.0))
+    np.testing.assert_allclose(query.times, np.arange(len(query)) * 0.125)
+    assert len(query) == len(clip(0, 10.0, 8.0)) - 4 * (LONGEST - 1)
+    short = fingerprinter.derive_query(clip(0, 10.0, 3.0))
+    assert len(short) == 4  # a run per phase, whatever its length
+    np.testing.assert_allclose(
+        short.values[0],
+        MeanCompressor().compress(clip(0, 10.0, 3.0).values[None, ::4], np.zeros((1, 4), bool))[0],
+        atol=1e-6,
+    )
+
+
+def test_models_that_do_not_belong_together_are_refused():
+    other = SimpleNamespace(model_id="base-2", hop_seconds=HOP, sample_rate=8000)
+    with pytest.raises(IncompatibleModel, match="compresses vectors of base-1, not of base-2"):
+        CompressedFingerprinter(other, MeanCompressor())
+
+
+def search(fingerprinter, stored, query, k=6):
+    runs, wanted = [fingerprinter.derive(s) for s in stored], fingerprinter.derive_query(query)
+    values = np.concatenate([r.values for r in runs])
+    owner = np.concatenate([np.full(len(r), i) for i, r in enumerate(runs)])
+    times = np.concatenate([r.times for r in runs])
+    similarity = wanted.values @ values.T
+    best = np.argsort(-similarity, axis=1)[:, :k]
+    rows = np.repeat(np.arange(len(wanted)), k)
+    best = best.reshape(-1)
+    return Hits(
+        owner[best].astype(np.int32), wanted.times[rows], times[best], similarity[rows, best]
+    )
+
+
+@pytest.mark.parametrize("seconds", [3.0, 6.0, 12.0])
+def test_two_stages_find_recording_and_exact_offset(fingerprinter, seconds):
+    stored = [sequence(seed, 60.0) for seed in range(30)]
+    for number, start in ((7, 13.3), (21, 41.9), (0, 2.05)):
+        query = clip(number, start, seconds)
+        hits = search(fingerprinter, stored, query)
+        places = candidates(hits, span=SPAN)
+        assert places[0].recording == number
+        assert abs(places[0].offset - start) <= SPAN
+        found = local_hits(query, places, lambda i: stored[i], span=SPAN)
+        assert len(found) < len(query) * 4 * len(places) + 1
+        line = propose(found, resolution=HOP, n_lines=3)[0]
+        assert line.recording == number
+        assert line.offset + line.speed * seconds / 2 == pytest.approx(start + seconds / 2, abs=HOP)
+
+
+def test_each_run_counts_once_at_a_place():
+    def hits(rows):
+        recording, query, reference, score = (np.array(c) for c in zip(*rows, strict=True))
+        return Hits(recording.astype(np.int32), query, reference, score.astype("f"))
+
+    rows = [(0, 0.0, 10.0, 0.9), (0, 0.0, 10.5, 0.8), (1, 0.0, 30.0, 0.7), (1, 1.0, 31.0, 0.7)]
+    first, second = candidates(hits(rows), span=SPAN)
+    assert (first.recording, round(first.score, 3)) == (1, 1.4)
+    assert (second.recording, round(second.score, 3)) == (0, 0.9)
+    assert first.offset == pytest.approx(30.0)
+    assert recording_scores(hits(rows)) == pytest.approx({0: 1.7, 1: 1.4})
+    assert candidates(NO_HITS, span=SPAN) == []
+
+
+def test_places_outside_a_recording_and_empty_recordings_give_nothing():
+    query = clip(0, 0.0, 4.0)
+    empty = sequence(0, 40.0, silent=[(0.0, 40.0)])
+    for stored, offset in ((empty, 3.0), (sequence(0, 20.0), 500.0), (sequence(0, 20.0), -90.0)):
+        found = local_hits(query, [Place(0, offset, 1.0)], lambda _, s=stored: s, span=SPAN)
+        assert found is NO_HITS
+
+
+def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
+    segments = BandEnergies()
+    compressor = MeanCompressor()
+    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    runs = CompressedFingerprinter(segments, compressor)
+    for number in range(12):
+        write_wav(tmp_path / f"{number}.wav", tune(number))
+    files = sorted(tmp_path.glob("*.wav"))
+    with (
+        Library(tmp_path / "both", fingerprinters=[segments, runs]) as both,
+        Library(tmp_path / "one", fingerprinters=[segments]) as one,
+    ):
+        for library in (both, one):
+            library.add(files)
+        assert set(both.catalog.methods()) == {"segments", "compressed"}
+        assert len(both.index("compressed")) * 4 < len(both.index("segments"))
+        for number, start in ((3, 4.2), (8, 10.9)):
+            clip = tune(number).slice(start, start + 6.0)
+            first, exhaustive = (x.identify(clip, threshold=0.5) for x in (both, one))
+            assert first.matches[0].method == "compressed+segments"
+            assert exhaustive.matches[0].method == "segments"
+            assert first.matches[0].recording.path.endswith(f"{number}.wav")
+            for key in ("recording", "reference_start", "speed"):
+                of = getattr(exhaustive.matches[0], key)
+                assert getattr(first.matches[0], key) == (
+                    of if key == "recording" else pytest.approx(of, abs=0.05)
+                )
+        assert both.identify(clip, method="segments", threshold=0.5).matches[0].method == "segments"
+        with pytest.raises(ParameterError, match="holds no 'compressed\\+segments'"):
+            one.identify(clip, method="compressed+segments")

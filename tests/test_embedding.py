@@ -1,0 +1,324 @@
+"""AMG-Embedding: the encoder's laws, PAM against its definition, pieces, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+
+from corpora import make_corpus
+from spolia.errors import TrainingError
+from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig, sinusoids
+from spolia.training.embedding import (
+    ClipConfig,
+    EmbeddingOptimiser,
+    EmbeddingRecipe,
+    EmbeddingRun,
+    load_runs,
+    train_embedding,
+)
+from spolia.training.fingerprint import RunOptions
+from spolia.training.initial import load_checkpoint
+from spolia.training.margin import MarginConfig, Proxies, info_nce, pam, with_margin
+from spolia.training.pieces import PieceConfig, anchor_start, draw_pieces
+from spolia.training.runs import SCALE, Runs
+
+SMALL = RunEncoderConfig(dim_in=16, dim=16, longest=9, n_layers=2, n_heads=2, hidden=16)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def runs():
+    return torch.from_numpy(unit(np.random.default_rng(0).normal(size=(3, 9, 16))).astype("f"))
+
+
+def no_padding(runs):
+    return torch.zeros(runs.shape[:2], dtype=torch.bool)
+
+
+def encoder(**changes):
+    torch.manual_seed(1)
+    return RunEncoder(dataclasses.replace(SMALL, **changes)).eval()
+
+
+def test_the_published_size():
+    assert sum(p.numel() for p in RunEncoder(RunEncoderConfig()).parameters()) == 4_023_680
+
+
+@pytest.mark.parametrize("changes", [{}, {"pre_norm": True, "gelu": True, "positions": "learned"}])
+def test_padding_says_nothing_and_batch_mates_neither(runs, changes):
+    model = encoder(**changes)
+    alone = model(runs[:1, :4], no_padding(runs)[:1, :4])
+    padding = no_padding(runs)
+    padding[0, 4:] = True
+    padding[1, 7:] = True
+    together = model(runs, padding)
+    assert together.shape == (3, 16)
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+    assert torch.allclose(together.norm(dim=1), torch.ones(3), atol=1e-5)
+    changed = runs.clone()
+    changed[0, 4:] = 7.0
+    assert torch.allclose(model(changed, padding), together, atol=1e-6)
+
+
+def test_order_counts_only_with_positions(runs):
+    swapped = runs[:, [1, 0, *range(2, 9)]]
+    for positions, same in (("none", True), ("sinusoidal", False), ("learned", False)):
+        model = encoder(positions=positions)
+        first, second = (model(x, no_padding(x)) for x in (runs, swapped))
+        assert torch.allclose(first, second, atol=1e-5) == same
+
+
+def test_nothing_gives_a_finite_vector_and_every_parameter_a_gradient(runs):
+    model = encoder()
+    assert torch.isfinite(model(runs, torch.ones(3, 9, dtype=torch.bool))).all()
+    assert torch.isfinite(model(torch.zeros_like(runs), no_padding(runs))).all()
+    model.train()(runs, no_padding(runs))[:, 0].sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_sinusoids_are_those_of_the_paper():
+    places = sinusoids(6, 8)
+    assert float(places[3, 0]) == pytest.approx(math.sin(3), abs=1e-6)
+    assert float(places[5, 3]) == pytest.approx(math.cos(5 / 10000 ** (2 / 8)), abs=1e-6)
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(TrainingError, match="choose from: none, sinusoidal, learned"):
+        RunEncoderConfig(positions="maybe")
+    with pytest.raises(TrainingError, match="no multiple of n_heads"):
+        RunEncoderConfig(hidden=100)
+
+
+def defined(cosines, labels, overlap, is_anchor, config, groups=None):
+    """Return equations 1–5 in float64, term by term."""
+    total = 0.0
+    for i, label in enumerate(labels):
+        margin = (
+            overlap[i] * (config.upper - config.lower) + config.lower
+            if config.overlap_margin
+            else config.upper
+        )
+        angle = math.acos(cosines[i, label])
+        assert angle + margin <= math.pi
+        wanted = math.exp(config.scale * math.cos(angle + margin))
+        others = sum(
+            math.exp(config.scale * cosines[i, j])
+            for j in range(cosines.shape[1])
+            if j != label and (groups is None or groups[j] != groups[label])
+        )
+        total -= math.log(wanted / (wanted + others))
+    loss = total / len(labels)
+    if config.align and is_anchor.any():
+        aligned = [1 - cosines[i, label] for i, label in enumerate(labels) if is_anchor[i]]
+        loss += config.alignment * float(np.mean(aligned))
+    return loss
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"overlap_margin": False}, {"align": False}, {"scale": 8.0, "upper": 0.6}]
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_pam_equals_its_definition(changes, grouped):
+    rng = np.random.default_rng(3)
+    cosines = rng.uniform(-0.7, 0.95, (6, 5))
+    labels, overlap = rng.integers(5, size=6), rng.random(6)
+    is_anchor = np.array([True, False, True, False, False, False])
+    config = MarginConfig(**changes)
+    groups = np.array([0, 1, 1, 2, 3]) if grouped else None
+    expected = defined(cosines, labels, overlap, is_anchor, config, groups)
+    tensors = map(torch.from_numpy, (cosines, labels, overlap, is_anchor))
+    found = pam(*tensors, config, groups=None if groups is None else torch.from_numpy(groups))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_pam_by_hand():
+    """One piece at 60° from its proxy and at 90° from the other, half overlapping."""
+    cosines, label = torch.tensor([[0.5, 0.0]]), torch.tensor([0])
+    config = MarginConfig(scale=2.0)
+    loss = pam(cosines, label, torch.tensor([0.5]), torch.tensor([False]), config)
+    wanted = 2 * math.cos(math.pi / 3 + 0.3)
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(0.0 - wanted)), rel=1e-6)
+    with_anchor = pam(cosines, label, torch.tensor([0.5]), torch.tensor([True]), config)
+    assert float(with_anchor - loss) == pytest.approx(10 * 0.5, rel=1e-6)
+
+
+def test_pam_survives_extremes_and_half_precision():
+    cosines = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.bfloat16, requires_grad=True)
+    labels, overlap = torch.tensor([0, 0]), torch.tensor([1.0, 0.0])
+    loss = pam(cosines, labels, overlap, torch.tensor([False, False]), MarginConfig())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert torch.isfinite(cosines.grad).all()
+
+
+def test_the_margin_keeps_the_order_of_angles():
+    cosine = torch.linspace(-1, 1, 400, dtype=torch.float64)
+    for margin in (0.2, 0.4, 1.0):
+        shifted = with_margin(cosine, torch.full_like(cosine, margin))
+        assert (shifted.diff() > 0).all()
+        assert (shifted <= cosine + 1e-3).all()
+    exact = torch.cos(torch.acos(cosine[200:390]) + 0.4)
+    assert torch.allclose(with_margin(cosine, torch.full_like(cosine, 0.4))[200:390], exact)
+
+
+def test_info_nce_equals_its_definition():
+    rng = np.random.default_rng(4)
+    pieces, anchors = unit(rng.normal(size=(6, 4))), unit(rng.normal(size=(3, 4)))
+    owner, groups = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1])
+    total = 0.0
+    for i in range(6):
+        terms = {
+            j: math.exp(pieces[i] @ anchors[j] / 0.1)
+            for j in range(3)
+            if j == owner[i] or groups[j] != groups[owner[i]]
+        }
+        total -= math.log(terms[owner[i]] / sum(terms.values()))
+    found = info_nce(*map(torch.from_numpy, (pieces, anchors, owner, groups)), 0.1)
+    assert float(found) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_proxies_begin_where_they_are_told():
+    proxies = Proxies(4, 8, rng=torch.Generator().manual_seed(0))
+    means = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    proxies.initialise(means)
+    vectors = torch.nn.functional.normalize(means, dim=1)
+    assert torch.allclose(proxies.cosines(vectors).diagonal(), torch.ones(4), atol=1e-6)
+    with pytest.raises(TrainingError, match="give both one size"):
+        proxies.initialise(torch.zeros(4, 5))
+    with pytest.raises(TrainingError, match="at least 2 clips"):
+        Proxies(1, 8, rng=torch.Generator())
+
+
+def numbered(n_clips=40, n_versions=4, n_vectors=20):
+    """Return runs whose vectors say clip, version and place."""
+    clip, version, place = np.meshgrid(
+        np.arange(n_clips), np.arange(n_versions), np.arange(n_vectors), indexing="ij"
+    )
+    values = np.stack([clip, version, place], axis=3).astype(np.int8)
+    return Runs(values, np.arange(n_clips), np.arange(n_clips))
+
+
+@pytest.mark.parametrize("longest", [5, 9, 20])
+@pytest.mark.parametrize("beta", [0.5, 3.0])
+def test_pieces_are_runs_of_their_clip_that_overlap_the_anchor_as_stated(longest, beta):
+    runs, config = numbered(), PieceConfig(n_classes=16, n_pieces=30)
+    batch = draw_pieces(runs, config, longest=longest, beta=beta, rng=np.random.default_rng(0))
+    zone = anchor_start(20, longest)
+    assert int(batch.is_anchor.sum()) == 16
+    assert len(batch.labels) == 16 * 31
+    for i in range(len(batch.labels)):
+        heard = (batch.runs[i][~batch.padding[i]] * SCALE).round().int().numpy()
+        clip, version, place = heard.T
+        assert (clip == int(batch.labels[i])).all()
+        assert (np.diff(place) == 1).all()
+        assert min(config.shortest, longest) <= len(place) <= longest
+        assert ((version == 0) == bool(batch.is_anchor[i])).all()
+        shared = np.isin(place, np.arange(zone, zone + longest)).sum()
+        assert float(batch.overlap[i]) == pytest.approx(shared / longest)
+        assert shared >= 1
+    assert (batch.runs[batch.padding] == 0).all()
+
+
+def test_pieces_grow_shorter_as_beta_rises():
+    config = PieceConfig(n_classes=40)
+    assert config.beta(0.0) == 0.5
+    assert config.beta(0.5) == pytest.approx(1.75)
+    assert config.beta(7.0) == 3.0
+    heard = [
+        float((~draw_pieces(numbered(), config, longest=19, beta=b, rng=rng).padding).sum())
+        for b, rng in ((b, np.random.default_rng(1)) for b in (0.5, 1.5, 3.0))
+    ]
+    assert heard[0] > heard[1] > heard[2]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), n_tracks=12, n_val=4)
+
+
+def recipe(**changes):
+    base = EmbeddingRecipe(
+        "small",
+        model={"longest": 9, "n_layers": 1, "n_heads": 2, "hidden": 32, "feed_forward": 32},
+        clips=ClipConfig(n_vectors=13, n_versions=3, simulated_rooms=0, room_variants=0),
+        pieces=PieceConfig(n_classes=8, n_pieces=4),
+        optimiser=EmbeddingOptimiser(steps=6, warmup=2),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def options(corpus, folder, **changes):
+    return RunOptions((corpus,), folder, corpus / "cache", threads=1, **changes)
+
+
+def test_clips_do_not_overlap_and_versions_resemble_their_clip(corpus, tmp_path):
+    runs = load_runs(recipe(), options(corpus, tmp_path), "train")
+    n_clips, n_versions, n_vectors, dim = runs.values.shape
+    assert (n_versions, n_vectors, dim) == (4, 13, 128)
+    assert n_clips >= len(set(runs.files.tolist())) == 8
+    clean, heard = (runs.vectors(np.arange(n_clips), v) for v in (0, 1))
+    assert np.abs(np.linalg.norm(clean, axis=2) - 1).max() < 0.02
+    own = np.einsum("cvd,cvd->cv", clean, heard).mean()
+    others = np.einsum("cvd,cvd->cv", clean, np.roll(heard, n_clips // 2, axis=0)).mean()
+    assert own > others + 0.1
+
+
+def test_computing_runs_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("spolia.training.runs.CHUNK", 4)
+    whole = load_runs(recipe(seed=1), options(corpus, tmp_path), "train")
+    other = dataclasses.replace(options(corpus, tmp_path), cache=tmp_path / "cache")
+    made = []
+
+    def stop(*of, _versions=__import__("spolia.training.runs").training.runs._versions):
+        made.append(1)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return _versions(*of)
+
+    monkeypatch.setattr("spolia.training.runs._versions", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load_runs(recipe(seed=1), other, "train")
+    again = load_runs(recipe(seed=1), other, "train")
+    assert len(made) == 1 + -(-len(whole.values) // 4)
+    np.testing.assert_array_equal(whole.values, again.values)
+
+
+@pytest.mark.parametrize("loss", ["pam", "info_nce", "triplet"])
+def test_resuming_gives_the_same_weights(corpus, tmp_path, loss):
+    wanted = recipe(loss=loss)
+    train_embedding(wanted, options(corpus, tmp_path / "whole"), lambda _: None)
+    train_embedding(wanted, options(corpus, tmp_path / "parts", stop_after=0.0), lambda _: None)
+    assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["step"] == 1
+    train_embedding(wanted, options(corpus, tmp_path / "parts"), lambda _: None)
+    whole, parts = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
+    assert whole["step"] == parts["step"] == 6
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, parts["model"][name]), name
+
+
+def test_training_lowers_the_loss_and_finds_clips(corpus, tmp_path):
+    wanted = recipe(optimiser=EmbeddingOptimiser(steps=60, warmup=5))
+    entries = []
+    train_embedding(wanted, options(corpus, tmp_path, validate_every=60), entries.append)
+    losses = [e["loss"] for e in entries]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert entries[-1]["val_top1_9"] >= 0.5  # chance is below one in twelve
+
+
+def test_wrong_recipes_are_named(corpus, tmp_path):
+    with pytest.raises(TrainingError, match="unknown loss 'hope'"):
+        EmbeddingRun(recipe(loss="hope"), options(corpus, tmp_path))
+    with pytest.raises(TrainingError, match="raise n_vectors"):
+        EmbeddingRun(recipe(model={"longest": 40}), options(corpus, tmp_path))
+    train_embedding(recipe(), options(corpus, tmp_path, stop_after=0.0), lambda _: None)
+    with pytest.raises(TrainingError, match="another version of the recipe"):
+        EmbeddingRun(recipe(loss="triplet"), options(corpus, tmp_path))
