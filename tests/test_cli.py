@@ -139,7 +139,7 @@ def test_no_library_says_what_to_do(tmp_path):
 def test_an_unknown_method_is_named(crate, tmp_path):
     run = spolia("add", crate, "--library", tmp_path / "lib", "--methods", "magic")
     assert run.returncode == 1
-    assert "choose from: segments, landmarks" in run.stderr
+    assert "choose from: segments, compressed, landmarks" in run.stderr
 
 
 @needs_model
