@@ -28,9 +28,10 @@ from spolia.networks.architectures import build_encoder
 from spolia.training.batches import plan
 from spolia.training.degrade import DegradeConfig
 from spolia.training.export import export_checkpoint
-from spolia.training.fingerprint import RunOptions, make_batches, train
+from spolia.training.fingerprint import make_batches, train
 from spolia.training.initial import load_checkpoint
 from spolia.training.recipe import DataConfig, Recipe, load_recipe
+from spolia.training.running import RunOptions
 from spolia.training.warp import MaskConfig, WarpConfig
 
 N_BATCHES = 16

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from spolia.calibration import UNFITTED, Calibration, fit, threshold_for
+from spolia.alignment import Line
+from spolia.calibration import UNFITTED, Calibration, _overlapping, fit, threshold_for
 from spolia.errors import ParameterError
+from spolia.rivals import overlapping
 
 
 def made_up(rng, n=2000, n_rivals=4, longest=10):
@@ -184,3 +186,14 @@ def test_queries_without_a_match_count_as_not_accepted():
     assert threshold_for(wrong, 0.001, 30_000) == pytest.approx(threshold_for(wrong, 0.01))
     assert threshold_for(wrong, 0.01, 150_000) == pytest.approx(np.quantile(wrong, 0.5), abs=1e-3)
     assert threshold_for(wrong[:0], 0.01, 10) == 0.5
+
+
+def test_lines_overlap_in_the_fit_as_they_do_in_the_search():
+    rng = np.random.default_rng(9)
+    start = rng.uniform(0, 10, 40)
+    end = start + rng.uniform(0, 5, 40)
+    lines = [Line(1.0, 0.0, a, b, 0.5, b - a, 1.0) for a, b in zip(start, end, strict=True)]
+    found = _overlapping(start, end)
+    for i, j in zip(*np.triu_indices(40, 1), strict=True):
+        assert found[i, j] == found[j, i] == overlapping(lines[i], lines[j])
+    assert not found.diagonal().any()

@@ -9,7 +9,7 @@ import pytest
 
 from fakes import BandEnergies, tune
 from spolia.alignment import propose
-from spolia.coarse import Place, candidates, local_hits, recording_scores
+from spolia.coarse import Neighbourhood, candidates, local_hits, recording_scores
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
@@ -154,7 +154,7 @@ def test_places_outside_a_recording_and_empty_recordings_give_nothing():
     query = clip(0, 0.0, 4.0)
     empty = sequence(0, 40.0, silent=[(0.0, 40.0)])
     for stored, offset in ((empty, 3.0), (sequence(0, 20.0), 500.0), (sequence(0, 20.0), -90.0)):
-        found = local_hits(query, [Place(0, offset, 1.0)], lambda _, s=stored: s, span=SPAN)
+        found = local_hits(query, [Neighbourhood(0, offset, 1.0)], lambda _, s=stored: s, span=SPAN)
         assert found is NO_HITS
 
 

@@ -21,10 +21,10 @@ from spolia.training.embedding import (
     load_runs,
     train_embedding,
 )
-from spolia.training.fingerprint import RunOptions
 from spolia.training.initial import load_checkpoint
 from spolia.training.margin import MarginConfig, Proxies, info_nce, pam, with_margin
 from spolia.training.pieces import PieceConfig, anchor_start, draw_pieces
+from spolia.training.running import RunOptions
 from spolia.training.runs import SCALE, Runs
 
 SMALL = RunEncoderConfig(dim_in=16, dim=16, longest=9, n_layers=2, n_heads=2, hidden=16)

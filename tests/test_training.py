@@ -19,12 +19,13 @@ from spolia.networks.front_end import FrontEndConfig, LogBands
 from spolia.training.caching import backward_in_chunks
 from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
 from spolia.training.export import export_checkpoint
-from spolia.training.fingerprint import Run, RunOptions, learning_rate, train
+from spolia.training.fingerprint import Run, train
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint
 from spolia.training.losses import nt_xent, semi_hard_triplet, similarity_distillation
 from spolia.training.recipe import Recipe, build, load_recipe
 from spolia.training.responses import response_bank, trim, vary
+from spolia.training.running import RunOptions, learning_rate
 from spolia.training.warp import MaskConfig, WarpConfig, draw_factors, mask, warp
 
 CPU = torch.device("cpu")

@@ -22,15 +22,15 @@ N_LOCAL = 4  # stored vectors of each candidate that become hits of a query vect
 RELATED = 0.3  # similarity below which a hit says nothing
 
 
-class Place(NamedTuple):
-    """Somewhere in a recording."""
+class Neighbourhood(NamedTuple):
+    """Where in a recording a query may be."""
 
     recording: int  # position in the index's ``recording_ids``
     offset: float  # seconds of the recording at the query's beginning, to about half a run
     score: float  # sum over the query's runs of the best similarity there
 
 
-def candidates(hits: Hits, *, span: float, n: int = N_CANDIDATES) -> list[Place]:
+def candidates(hits: Hits, *, span: float, n: int = N_CANDIDATES) -> list[Neighbourhood]:
     """Return the places where most runs of a query found stored runs, most similar first.
 
     span: seconds of a run. A place is a cell of one span; cells overlap by half, so that no border
@@ -53,7 +53,9 @@ def candidates(hits: Hits, *, span: float, n: int = N_CANDIDATES) -> list[Place]
     total = np.bincount(of, weights=weight)
     middle = np.bincount(of, weights=weight * offsets[counted]) / np.maximum(total, 1e-9)
     order = np.argsort(-total, kind="stable")
-    found = [Place(int(places[i, 0]), float(middle[i]), float(total[i])) for i in order[: 4 * n]]
+    found = [
+        Neighbourhood(int(places[i, 0]), float(middle[i]), float(total[i])) for i in order[: 4 * n]
+    ]
     return _apart(found, span)[:n]
 
 
@@ -65,7 +67,7 @@ def recording_scores(hits: Hits) -> dict[int, float]:
 
 def local_hits(
     query: Fingerprint,
-    places: Sequence[Place],
+    places: Sequence[Neighbourhood],
     sequence: Callable[[int], Fingerprint],
     *,
     span: float,
@@ -86,9 +88,9 @@ def local_hits(
     )
 
 
-def _apart(places: Sequence[Place], span: float) -> list[Place]:
+def _apart(places: Sequence[Neighbourhood], span: float) -> list[Neighbourhood]:
     """Keep the best of places that are so near that their surroundings hold each other."""
-    kept: list[Place] = []
+    kept: list[Neighbourhood] = []
     for place in places:
         near = (
             other.recording == place.recording and abs(other.offset - place.offset) < span / 2
@@ -100,7 +102,7 @@ def _apart(places: Sequence[Place], span: float) -> list[Place]:
 
 
 def _hits_at(
-    place: Place,
+    place: Neighbourhood,
     vectors: npt.NDArray[np.float32],
     times: Floats,
     stored: Fingerprint,

@@ -9,6 +9,7 @@ a network for knowing its own simulator.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,16 @@ def filtered(audio: Audio, gain: npt.NDArray[np.float64]) -> Audio:
     place = np.linspace(0, len(gain) - 1, len(spectrum))
     spectrum *= np.interp(place, np.arange(len(gain)), gain)
     return _like(audio, np.fft.irfft(spectrum, size)[: len(audio)])
+
+
+def octave_gains(decibels: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return gains at evenly spaced frequencies from gains at octaves, joined by straight lines.
+
+    decibels: the last at half the sample rate, each one before an octave lower.
+    """
+    octaves = np.log2(np.linspace(1e-3, 1.0, 513)) + len(decibels) - 1
+    gain = np.interp(octaves, np.arange(len(decibels)), np.asarray(decibels, np.float64))
+    return np.asarray(10 ** (gain / 20), np.float64)
 
 
 def band_pass(audio: Audio, low: float, high: float, *, order: int = 4) -> Audio:

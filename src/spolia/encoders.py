@@ -8,6 +8,7 @@ graph casts them once when the session starts.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib import resources
@@ -80,44 +81,50 @@ def check_run(n_vectors: int, dim: int) -> Vectors:
     return np.asarray(run / np.linalg.norm(run, axis=1, keepdims=True), np.float32)
 
 
-class ModelFile:
+def open_session(path: Path, threads: int = 1) -> Any:
+    """Return a session of ONNX Runtime; raises ModelNotFound or ModelError."""
+    _must_exist(path)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"{path} is not a readable ONNX model: {error}") from error
+
+
+def read_card(path: Path, session: Any = None) -> ModelCard:
+    """Return what a model file says of itself; session: of the file, if one is open."""
+    metadata = (session or open_session(path)).get_modelmeta().custom_metadata_map
+    if "spolia" not in metadata:
+        raise ModelError(f"{path} is an ONNX model but not one of spolia's; give another")
+    return ModelCard.from_json(metadata["spolia"], path)
+
+
+class ModelFile(ABC):
     """A model file, opened; its session starts when it is first needed."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        if not path.is_file():
-            raise ModelNotFound(
-                f"{path} is not a model file; give a path or one of: {', '.join(shipped_models())}"
-            )
+        _must_exist(path)
         self.path = path
         self.threads = threads
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return onnxruntime.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ModelError(f"{self.path} is not a readable ONNX model: {error}") from error
+        return open_session(self.path, self.threads)
 
     @cached_property
     def card(self) -> ModelCard:
         """The model's description of itself."""
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if "spolia" not in metadata:
-            raise ModelError(f"{self.path} is an ONNX model but not one of spolia's; give another")
-        return ModelCard.from_json(metadata["spolia"], self.path)
+        return read_card(self.path, self._session)
 
+    @abstractmethod
     def check(self) -> Vectors:
         """Return the vector of a fixed input, float32 [shape=(dim,)]."""
-        raise NotImplementedError
 
     def verify(self) -> float:
         """Return the largest deviation from the self-check vector stored in the file.
@@ -214,7 +221,7 @@ KINDS: dict[str, type[ModelFile]] = {"segment": Encoder, "compressed": Compresso
 def open_model(name: str, *, threads: int = 1) -> ModelFile:
     """Open a shipped model by name, or any model file by path, as what it is."""
     path = _path(name)
-    kind = ModelFile(path).card.kind
+    kind = read_card(path).kind
     if kind not in KINDS:
         raise ModelError(f"{path} is a model of kind {kind!r}, unknown here; upgrade spolia")
     return KINDS[kind](path, threads=threads)
@@ -228,6 +235,13 @@ def open_encoder(name: str = DEFAULT_SEGMENT_MODEL, *, threads: int = 1) -> Enco
 def open_compressor(name: str, *, threads: int = 1) -> Compressor:
     """Open a compressing model, by name or path."""
     return _checked(Compressor(_path(name), threads=threads), "compressed")
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise ModelNotFound(
+            f"{path} is not a model file; give a path or one of: {', '.join(shipped_models())}"
+        )
 
 
 def _path(name: str) -> Path:

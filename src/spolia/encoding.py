@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,13 @@ import numpy as np
 from spolia.audio import Audio, Tags
 
 RATES = {"libopencore_amrnb": [8000]}  # Hz; of encoders that do not tell
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all; threads may write one at the same time."""
+    unfinished = target.with_name(f"{target.name}.partial-{threading.get_ident()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
 
 
 def write_wav(path: str | os.PathLike[str], audio: Audio) -> None:

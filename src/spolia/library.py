@@ -15,7 +15,7 @@ from spolia.alignment import Line
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_fingerprinter
+from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_compressed, make_fingerprinter
 from spolia.identify import (
     Identification,
     Match,
@@ -111,10 +111,13 @@ class Library:
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
         if method not in self._fingerprinters:
-            self._fingerprinters[method] = make_fingerprinter(
-                method, model=self.model, compressor=self.compressor
-            )
+            self._fingerprinters[method] = self._made(method)
         return self._fingerprinters[method]
+
+    def _made(self, method: str) -> Fingerprinter:
+        if method == "compressed":
+            return make_compressed(self.fingerprinter("segments"), self.compressor)
+        return make_fingerprinter(method, model=self.model)
 
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
@@ -181,7 +184,7 @@ class Library:
         """
         started = time.perf_counter()
         method = self._chosen(method)
-        audio = self._query_audio(source, self._searcher(method).fingerprinter)
+        audio = self._query_audio(source, self._query_fingerprinter(method))
         name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
         check_query(audio, name, MINIMUM_QUERY)
         matches, n_decided = self._find(audio, method, threshold, top)
@@ -231,26 +234,28 @@ class Library:
             calibration=fingerprinter.calibration,
         )
 
+    def _query_fingerprinter(self, method: str) -> Fingerprinter:
+        return self.fingerprinter("segments" if method == TWO_STAGE else method)
+
     def _searcher(self, method: str) -> Searcher:
         """Return how a method searches, over the index as it is now."""
-        if method == TWO_STAGE:
-            runs, index = self.fingerprinter("compressed"), self.index("compressed")
-            fingerprinter = self.fingerprinter("segments")
-        else:
-            runs, fingerprinter, index = None, self.fingerprinter(method), self.index(method)
+        fingerprinter = self._query_fingerprinter(method)
+        index = self.index("compressed" if method == TWO_STAGE else method)
         if isinstance(index, PostingsIndex):
             return LandmarkSearcher(fingerprinter, index)
 
         def stored(recording_id: str) -> Fingerprint:
             return self._sequence(recording_id, fingerprinter.method, index.generation)
 
-        if runs is None:
+        if method != TWO_STAGE:
             return SegmentSearcher(fingerprinter, index, stored, len(index))
+        runs = cast(Derived, self.fingerprinter("compressed"))
         n_entries = round(self.catalog.summary()[1] / fingerprinter.hop_seconds)
-        return TwoStageSearcher(fingerprinter, cast(Derived, runs), index, stored, n_entries)
+        return TwoStageSearcher(fingerprinter, runs, index, stored, n_entries)
 
     def _chosen(self, method: str | None) -> str:
-        held = sorted(self.catalog.methods() or self.methods, key=METHODS.index)
+        stored = self.catalog.methods()
+        held = sorted(stored or self.methods, key=METHODS.index)
         if {"segments", "compressed"} <= set(held):
             held.insert(0, TWO_STAGE)
         method = method or held[0]
@@ -259,7 +264,6 @@ class Library:
                 f"the library holds no {method!r} fingerprints (it holds: {', '.join(held)}); "
                 f"add the files again with --methods {method}"
             )
-        stored = self.catalog.methods()
         for part in ("segments", "compressed") if method == TWO_STAGE else (method,):
             model_id = self.fingerprinter(part).model_id
             if stored.get(part) not in (None, model_id):
@@ -305,7 +309,8 @@ class Library:
         return place(audio, candidate.line, recording, semitones=candidate.semitones)
 
     def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
-        recording, placed = self.catalog.get(candidate.recording_id), self.place(audio, candidate)
+        recording = self.catalog.get(candidate.recording_id)
+        placed = place(audio, candidate.line, recording, semitones=candidate.semitones)
         line = placed.line
         return Match(
             recording,

@@ -90,8 +90,7 @@ class SegmentSearcher:
 
     def _hits(self, parts: list[Fingerprint]) -> list[Hits]:
         """Search all vectors of short parts with many neighbours, else a few of each second."""
-        short = max(map(len, parts), default=0) <= SHORT
-        k = N_NEIGHBOURS_SHORT if short else N_NEIGHBOURS
+        k = N_NEIGHBOURS_SHORT if _are_short(parts) else N_NEIGHBOURS
         strides = _strides(parts)
         vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
         times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
@@ -130,7 +129,11 @@ class TwoStageSearcher(SegmentSearcher):
         ]
 
 
+def _are_short(parts: Sequence[Fingerprint]) -> bool:
+    return max(map(len, parts), default=0) <= SHORT
+
+
 def _strides(parts: Sequence[Fingerprint]) -> list[int]:
     """Return every how many vectors of each part are searched."""
-    short = max(map(len, parts), default=0) <= SHORT
+    short = _are_short(parts)
     return [1 if short else max(1, round(SEARCH_SPACING / spacing(part))) for part in parts]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,9 @@ import typer
 from spolia.cli.options import N_CORES, JsonOption, ModelOption, ThreadsOption
 
 if TYPE_CHECKING:
+    from spolia.encoders import ModelCard
     from spolia.evaluation.identify import Plan
+    from spolia.training.running import RunOptions
 
 train_app = typer.Typer(help="Train networks (needs spolia[train]).", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
@@ -33,21 +37,28 @@ def _cache() -> Path:
     return user_cache_path("spolia", appauthor=False)
 
 
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)]
+RunOption = Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+ExportOption = Annotated[
+    Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
+]
+StopOption = Annotated[
+    float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
+]
+
+
 @train_app.command("fingerprint")
 def train_fingerprint(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)],
+    recipe: RecipeArgument,
     corpus: CorporaOption,
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")] = Path("runs"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    run: RunOption = Path("runs"),
+    device: DeviceOption = "cpu",
     cache: Annotated[
         Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
     ] = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
-    ] = None,
-    stop_after: Annotated[
-        float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
-    ] = None,
+    export: ExportOption = None,
+    stop_after: StopOption = None,
     threads: ThreadsOption = N_CORES,
     compiled: Annotated[
         bool,
@@ -58,22 +69,13 @@ def train_fingerprint(
 ) -> None:
     """Train a fingerprint encoder; run it again to continue where it stopped."""
     from spolia.cli.output import Bar
-    from spolia.errors import MissingDependency
 
-    try:
-        from spolia.training import fingerprint
-        from spolia.training import recipe as recipes
-    except ImportError as error:
-        raise MissingDependency(error.name or "torch", "train") from error
-    loaded = recipes.load_recipe(recipe)
-    options = fingerprint.RunOptions(
-        tuple(corpus),
-        run / loaded.name,
-        cache or _cache(),
-        device,
-        threads,
-        stop_after=float("inf") if stop_after is None else 60 * stop_after,
-        compile=compiled,
+    with _needs_train():
+        from spolia.training.fingerprint import train
+        from spolia.training.recipe import load_recipe
+    loaded = load_recipe(recipe)
+    options = _run_options(
+        corpus, run / loaded.name, cache, device, threads, stop_after, compiled=compiled
     )
     with Bar("training") as bar:
 
@@ -81,7 +83,7 @@ def train_fingerprint(
             note = f"loss {entry['loss']:.3f}, {entry['segments_per_second']:.0f} segments/s"
             bar.show(int(entry["step"]), loaded.optimiser.steps, note)
 
-        checkpoint = fingerprint.train(loaded, options, report)
+        checkpoint = train(loaded, options, report)
     typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:
         _export(checkpoint, export, corpus)
@@ -89,41 +91,26 @@ def train_fingerprint(
 
 @train_app.command("embedding")
 def train_embedding(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)],
+    recipe: RecipeArgument,
     corpus: CorporaOption,
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")] = Path("runs"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    run: RunOption = Path("runs"),
+    device: DeviceOption = "cpu",
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for decoded audio and clips' vectors.", show_default=False),
     ] = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
-    ] = None,
-    stop_after: Annotated[
-        float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
-    ] = None,
+    export: ExportOption = None,
+    stop_after: StopOption = None,
     threads: ThreadsOption = N_CORES,
 ) -> None:
     """Train an AMG-Embedding encoder; run it again to continue where it stopped."""
     from spolia.cli.output import Bar
-    from spolia.errors import MissingDependency
 
-    try:
+    with _needs_train():
         from spolia.training import embedding
-        from spolia.training.fingerprint import RunOptions
         from spolia.training.recipe import read_recipe
-    except ImportError as error:
-        raise MissingDependency(error.name or "torch", "train") from error
     loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
-    options = RunOptions(
-        tuple(corpus),
-        run / loaded.name,
-        cache or _cache(),
-        device,
-        threads,
-        stop_after=float("inf") if stop_after is None else 60 * stop_after,
-    )
+    options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
     with Bar("embedding") as bar:
 
         def report(entry: dict[str, float]) -> None:
@@ -138,8 +125,41 @@ def train_embedding(
     if export is not None:
         from spolia.training.export import export_embedding
 
-        card = export_embedding(checkpoint, export, corpora=corpus)
-        typer.echo(f"{export}: {card.id}, {export.stat().st_size / 1e6:.1f} MB")
+        _echo_model(export, export_embedding(checkpoint, export, corpora=corpus))
+
+
+@contextmanager
+def _needs_train() -> Iterator[None]:
+    """Name the extra where an import within fails."""
+    from spolia.errors import MissingDependency
+
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependency(error.name or "torch", "train") from error
+
+
+def _run_options(
+    corpora: list[Path],
+    folder: Path,
+    cache: Path | None,
+    device: str,
+    threads: int,
+    minutes: float | None,
+    *,
+    compiled: bool = False,
+) -> RunOptions:
+    from spolia.training.running import RunOptions
+
+    return RunOptions(
+        tuple(corpora),
+        folder,
+        cache or _cache(),
+        device,
+        threads,
+        stop_after=float("inf") if minutes is None else 60 * minutes,
+        compile=compiled,
+    )
 
 
 @train_app.command("render")
@@ -216,7 +236,10 @@ def train_delay(
 def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
     from spolia.training.export import export_checkpoint
 
-    card = export_checkpoint(checkpoint, target, corpora=corpora)
+    _echo_model(target, export_checkpoint(checkpoint, target, corpora=corpora))
+
+
+def _echo_model(target: Path, card: ModelCard) -> None:
     typer.echo(f"{target}: {card.id}, {target.stat().st_size / 1e6:.1f} MB")
 
 

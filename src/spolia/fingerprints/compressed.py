@@ -20,8 +20,7 @@ from spolia.audio import Audio
 from spolia.calibration import Calibration
 from spolia.encoders import Compressor
 from spolia.errors import IncompatibleModel
-from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
-from spolia.fingerprints.segments import SegmentFingerprinter
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprinter
 
 SHORTEST = 3  # vectors of a run (2 s) below which the tail is joined to the run before
 BATCH = 256  # runs that are compressed at once
@@ -36,7 +35,7 @@ class CompressedFingerprinter:
     method = "compressed"
     derives_from = "segments"
 
-    def __init__(self, segments: SegmentFingerprinter, compressor: Compressor) -> None:
+    def __init__(self, segments: Fingerprinter, compressor: Compressor) -> None:
         if compressor.card.base != segments.model_id:
             raise IncompatibleModel(
                 f"{compressor.path} compresses vectors of {compressor.card.base}, not of "

@@ -9,28 +9,25 @@ METHODS = ("segments", "compressed", "landmarks")
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
-def make_fingerprinter(
-    method: str, *, model: str | None = None, compressor: str | None = None
-) -> Fingerprinter:
-    """Return the fingerprinter of a method.
-
-    model, compressor: name or path of the segment model and of the model that compresses its
-    vectors; by default the shipped ones.
-    """
+def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinter:
+    """Return the fingerprinter of a method; ``model`` names the weights, or is their path."""
     if method == "segments":
         from spolia.encoders import DEFAULT_SEGMENT_MODEL
         from spolia.fingerprints.segments import SegmentFingerprinter
 
         return SegmentFingerprinter(model=model or DEFAULT_SEGMENT_MODEL)
     if method == "compressed":
-        from spolia.encoders import DEFAULT_COMPRESSOR, DEFAULT_SEGMENT_MODEL, open_compressor
-        from spolia.fingerprints.compressed import CompressedFingerprinter
-        from spolia.fingerprints.segments import SegmentFingerprinter
-
-        segments = SegmentFingerprinter(model=model or DEFAULT_SEGMENT_MODEL)
-        return CompressedFingerprinter(segments, open_compressor(compressor or DEFAULT_COMPRESSOR))
+        return make_compressed(make_fingerprinter("segments", model=model))
     if method == "landmarks":
         from spolia.fingerprints.landmarks import LandmarkFingerprinter
 
         return LandmarkFingerprinter()
     raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
+
+
+def make_compressed(segments: Fingerprinter, model: str | None = None) -> Fingerprinter:
+    """Return the fingerprinter that compresses another's vectors; model: a name or a path."""
+    from spolia.encoders import DEFAULT_COMPRESSOR, open_compressor
+    from spolia.fingerprints.compressed import CompressedFingerprinter
+
+    return CompressedFingerprinter(segments, open_compressor(model or DEFAULT_COMPRESSOR))

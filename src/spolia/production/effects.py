@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from spolia import degradation
 from spolia.audio import Audio
@@ -58,11 +57,7 @@ def _between(low: float, high: float) -> Callable[[Rng], Values]:
 
 
 def _equalised(audio: Audio, decibels: Values) -> Audio:
-    """Apply gains at octaves, the last at half the sample rate, joined by straight lines."""
-    frequency: npt.NDArray[np.float64] = np.linspace(1e-3, 1.0, 513)
-    octave = np.log2(frequency) + len(decibels) - 1
-    gain = np.interp(octave, np.arange(len(decibels)), np.asarray(decibels, np.float64))
-    return degradation.filtered(audio, 10 ** (gain / 20))
+    return degradation.filtered(audio, degradation.octave_gains(decibels))
 
 
 def _low_passed(audio: Audio, values: Values) -> Audio:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spolia.encoding import encode
+from spolia.encoding import encode, write_whole
 from spolia.errors import ParameterError
 from spolia.production.crate import Crate
 from spolia.production.plan import Habits
@@ -131,7 +131,7 @@ class _Wanted:
 def _write(folder: Path, file: str, production: Production, made: str) -> Written:
     """Write the sound, then its line: a line tells of a whole file."""
     sound = encode(production.audio, codec="libopus", container="ogg", bit_rate=BIT_RATE)
-    _replace(folder / file, sound)
+    write_whole(folder / file, sound)
     written = Written(file, production.audio.duration, made, production.uses, production.overlays)
     with (folder / MANIFEST).open("a") as out:
         out.write(_line(written))
@@ -141,19 +141,12 @@ def _write(folder: Path, file: str, production: Production, made: str) -> Writte
 def _save(folder: Path, lines: Iterable[Written]) -> list[Written]:
     """Write the whole manifest, by file name."""
     ordered = sorted(lines, key=lambda line: line.file)
-    _replace(folder / MANIFEST, "".join(map(_line, ordered)).encode())
+    write_whole(folder / MANIFEST, "".join(map(_line, ordered)).encode())
     return ordered
 
 
 def _line(written: Written) -> str:
     return json.dumps(written.to_dict()) + "\n"
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    unfinished = target.with_name(target.name + ".partial")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
 
 
 def _digest(crate: Crate, seconds: tuple[float, float], habits: Habits) -> str:

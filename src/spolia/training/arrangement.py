@@ -6,7 +6,7 @@ master's limiter, and their gains are in the mix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,15 +150,8 @@ def _mixed(sound: Samples, setting: PartSettings, sample_rate: int) -> Samples:
         driven = np.tanh(sound / level * setting.drive) * level / np.tanh(setting.drive)
         audio = Audio(driven.astype(np.float32), sample_rate)
     if setting.tone_db:
-        audio = degradation.filtered(audio, _tone(setting.tone_db))
+        audio = degradation.filtered(audio, degradation.octave_gains(setting.tone_db))
     return np.asarray(audio.samples * np.float32(10 ** (setting.gain_db / 20)), np.float32)
-
-
-def _tone(octave_db: Sequence[float]) -> Floats:
-    """Return gains at evenly spaced frequencies from gains at octaves below the highest."""
-    octaves = np.log2(np.linspace(1e-3, 1.0, 513)) + len(octave_db) - 1
-    decibels = np.interp(octaves, np.arange(len(octave_db)), np.asarray(octave_db, np.float64))
-    return np.asarray(10 ** (decibels / 20), np.float64)
 
 
 def _voice(

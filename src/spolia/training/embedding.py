@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,24 @@ from spolia.errors import TrainingError
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
 from spolia.training.batches import plan
 from spolia.training.degrade import DegradeConfig
-from spolia.training.fingerprint import RunOptions, make_batches, recipe_dict
-from spolia.training.initial import load_checkpoint, load_trained
+from spolia.training.fingerprint import make_batches
+from spolia.training.initial import load_trained
 from spolia.training.losses import semi_hard_triplet
 from spolia.training.margin import MarginConfig, Proxies, info_nce, pam
 from spolia.training.pieces import PieceBatch, PieceConfig, anchor_start, draw_pieces
 from spolia.training.recipe import DataConfig, Recipe
+from spolia.training.running import (
+    Report,
+    ResumableRun,
+    RunOptions,
+    learning_rate,
+    recipe_dict,
+)
 from spolia.training.runs import Runs, compute_runs
 from spolia.training.warp import MaskConfig, WarpConfig
 
 LOSSES = ("pam", "info_nce", "triplet")
 
-Report = Callable[[dict[str, float]], None]
 Prepared = Callable[[int, int], None]
 
 
@@ -91,20 +94,7 @@ def train_embedding(
     ``report`` receives a dict per step, ``prepared`` how many clips are fingerprinted of how many.
     """
     torch.set_num_threads(options.threads)
-    run = EmbeddingRun(recipe, options, prepared)
-    started = saved = time.monotonic()
-    try:
-        while run.step < recipe.optimiser.steps:
-            run.advance(report)
-            now = time.monotonic()
-            if now - saved > options.checkpoint_seconds:
-                run.save()
-                saved = now
-            if now - started > options.stop_after:
-                break
-    finally:
-        run.save()
-    return run.checkpoint
+    return EmbeddingRun(recipe, options, prepared).run(report)
 
 
 def load_runs(
@@ -130,7 +120,8 @@ def load_runs(
         warp=recipe.warp,
         mask=recipe.mask,
     )
-    network = _fingerprinter(recipe.fingerprint, as_recipe, options)
+    n_bands = card.architecture["front_end"]["n_bands"]
+    network = _frozen(recipe.fingerprint, n_bands, options.device)
     batches = make_batches(as_recipe, options, network, _geometry(as_recipe, network), split)
     return compute_runs(
         network,
@@ -149,17 +140,16 @@ def _geometry(recipe: Recipe, network: Any) -> Any:
     return plan(recipe, network.log_bands, segment_frames=frames[0], hop_frames=frames[1])
 
 
-def _fingerprinter(source: str, recipe: Recipe, options: RunOptions) -> Any:
-    """Return the frozen network of a model file."""
+def _frozen(source: str, n_bands: int, device: str) -> Any:
+    """Return the network of a model file, not to be trained."""
 
     def example() -> Tensor:
-        return torch.randn(4, network_bands, 63, generator=torch.Generator().manual_seed(0))
+        return torch.randn(4, n_bands, 63, generator=torch.Generator().manual_seed(0))
 
-    network_bands = open_encoder(source).card.architecture["front_end"]["n_bands"]
-    return load_trained(source, example).to(options.device).eval()
+    return load_trained(source, example).to(device).eval()
 
 
-class EmbeddingRun:
+class EmbeddingRun(ResumableRun):
     """The state of one training run."""
 
     def __init__(
@@ -167,10 +157,7 @@ class EmbeddingRun:
     ) -> None:
         if recipe.loss not in LOSSES:
             raise TrainingError(f"unknown loss {recipe.loss!r}; known: {', '.join(LOSSES)}")
-        self.recipe, self.options = recipe, options
-        self.device = torch.device(options.device)
-        options.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = options.folder / "checkpoint.pt"
+        super().__init__(recipe, options)
         self.runs = load_runs(recipe, options, "train", prepared)
         self.held_out = load_runs(recipe, options, "val", prepared)
         torch.manual_seed(recipe.seed)
@@ -189,45 +176,19 @@ class EmbeddingRun:
             lr=recipe.optimiser.learning_rate,
             weight_decay=recipe.optimiser.weight_decay,
         )
-        self.step = 0
-        self._restore()
+        self.parts = {"model": self.model, "proxies": self.proxies, "optimiser": self.optimiser}
+        self.restore()
 
     def _proxies(self) -> Proxies:
         rng = torch.Generator().manual_seed(self.recipe.seed)
         proxies = Proxies(len(self.runs.values), self.model.config.dim, rng=rng).to(self.device)
         if self.recipe.margin.initialise:
             start = anchor_start(self.runs.values.shape[2], self.longest)
-            anchors = self.runs.values[:, 0, start : start + self.longest]
-            means = [part.astype(np.float32).mean(1) / 127 for part in np.array_split(anchors, 64)]
+            anchor = slice(start, start + self.longest)
+            parts = np.array_split(np.arange(len(self.runs.values)), 64)
+            means = [self.runs.vectors(clips)[:, anchor].mean(1) for clips in parts]
             proxies.initialise(torch.from_numpy(np.concatenate(means)).to(self.device))
         return proxies
-
-    def _state(self) -> dict[str, Any]:
-        return {"model": self.model, "proxies": self.proxies, "optimiser": self.optimiser}
-
-    def _restore(self) -> None:
-        if not self.checkpoint.is_file():
-            return
-        state = load_checkpoint(self.checkpoint)
-        if state["recipe"] != _plain(self.recipe):
-            raise TrainingError(
-                f"{self.checkpoint} belongs to another version of the recipe; "
-                "choose another folder with --run or restore the recipe"
-            )
-        for name, part in self._state().items():
-            part.load_state_dict(state[name])
-        self.step = int(state["step"])
-
-    def save(self) -> None:
-        """Write the checkpoint: to a temporary name, synced, renamed."""
-        state = {name: part.state_dict() for name, part in self._state().items()}
-        state |= {"recipe": _plain(self.recipe), "step": self.step}
-        partial = self.checkpoint.with_suffix(".partial")
-        with partial.open("wb") as out:
-            torch.save(state, out)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(self.checkpoint)
 
     def advance(self, report: Report) -> None:
         """Do one step, and validate where the step is due."""
@@ -237,7 +198,13 @@ class EmbeddingRun:
         batch = draw_pieces(self.runs, self.recipe.pieces, longest=self.longest, beta=beta, rng=rng)
         batch = PieceBatch(*(part.to(self.device) for part in batch))
         for group in self.optimiser.param_groups:
-            group["lr"] = falling_rate(self.step, optimiser)
+            group["lr"] = learning_rate(
+                self.step,
+                optimiser.steps,
+                optimiser.warmup,
+                optimiser.learning_rate,
+                optimiser.final_rate / optimiser.learning_rate,
+            )
         self.model.train()
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # of the dropout
         self.optimiser.zero_grad(set_to_none=True)
@@ -253,10 +220,9 @@ class EmbeddingRun:
             "beta": beta,
             "runs_per_second": len(batch.labels) / seconds,
         }
-        if self.step == optimiser.steps or self.step % self.options.validate_every == 0:
+        if self.validates():
             entry |= self.validate()
-        with (self.options.folder / "log.jsonl").open("a") as out:
-            out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+        self.log(entry)
         report(entry)
 
     def loss(self, vectors: Tensor, batch: PieceBatch) -> Tensor:
@@ -309,22 +275,8 @@ class EmbeddingRun:
         start = rng.integers(n - length + 1, size=n_clips)
         place = start[:, None] + np.arange(length)
         clips = np.arange(n_clips)
-        values = self.held_out.values[clips[:, None], version[:, None], place]
-        pieces = torch.from_numpy(values.astype(np.float32) / 127).to(self.device)
+        pieces = torch.from_numpy(self.held_out.at(clips, version, place)).to(self.device)
         return self.model(pieces, self._whole(pieces)), torch.from_numpy(clips).to(self.device)
 
     def _whole(self, runs: Tensor) -> Tensor:
         return torch.zeros(runs.shape[:2], dtype=torch.bool, device=self.device)
-
-
-def falling_rate(step: int, optimiser: EmbeddingOptimiser) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to the final rate."""
-    peak, final = optimiser.learning_rate, optimiser.final_rate
-    if step < optimiser.warmup:
-        return peak * (step + 1) / optimiser.warmup
-    progress = (step - optimiser.warmup) / max(1, optimiser.steps - optimiser.warmup)
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _plain(recipe: EmbeddingRecipe) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(asdict(recipe))))

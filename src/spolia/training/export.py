@@ -15,7 +15,7 @@ import torch
 
 import spolia
 from spolia.corpus import read_manifests, trainable
-from spolia.encoders import ModelCard, ModelFile, open_encoder, open_model
+from spolia.encoders import ModelCard, open_encoder, open_model, read_card
 from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
 from spolia.networks.nafp import Nafp
@@ -31,14 +31,19 @@ def export_checkpoint(checkpoint: Path, target: Path, *, corpora: Sequence[Path]
     recipe = state["recipe"]
     model = build_encoder(recipe["architecture"], recipe["model"])
     model.load_state_dict(state["average"])
-    training = {
-        "recipe": recipe,
+    training = _history(state, corpora)
+    return export_encoder(model.eval(), target, name=recipe["name"], training=training)
+
+
+def _history(state: dict[str, Any], corpora: Sequence[Path]) -> dict[str, Any]:
+    """Return what a card tells of the training behind a checkpoint."""
+    return {
+        "recipe": state["recipe"],
         "steps": int(state["step"]),
         "spolia": spolia.__version__,
         "torch": str(torch.__version__),
         "data": describe_data(corpora) if corpora else {},
     }
-    return export_encoder(model.eval(), target, name=recipe["name"], training=training)
 
 
 def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, Any]) -> ModelCard:
@@ -75,13 +80,7 @@ def export_embedding(checkpoint: Path, target: Path, *, corpora: Sequence[Path] 
     config = RunEncoderConfig(**{"dim_in": base.dim, **recipe["model"]})
     model = RunEncoder(config)
     model.load_state_dict(state["model"])
-    training = {
-        "recipe": recipe,
-        "steps": int(state["step"]),
-        "spolia": spolia.__version__,
-        "torch": str(torch.__version__),
-        "data": describe_data(corpora) if corpora else {},
-    }
+    training = _history(state, corpora)
     return export_run_encoder(
         model.eval(), target, name=recipe["name"], base=base, training=training
     )
@@ -160,7 +159,7 @@ def update_card(path: Path, **changes: Any) -> ModelCard:
     """Change fields of a model file's card (results, calibration); weights and id stay."""
     onnx = _onnx()
     proto = onnx.load(str(path))
-    card = replace(ModelFile(path).card, **changes)
+    card = replace(read_card(path), **changes)
     write_card(proto, card)
     _save(proto, path)
     return card

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,7 @@ from spolia.training.batches import Batch, BatchMaker, Geometry, plan
 from spolia.training.caching import backward_in_chunks
 from spolia.training.coding import code_file
 from spolia.training.generator import generate_many
-from spolia.training.initial import load_checkpoint, load_initial, load_trained
+from spolia.training.initial import load_initial, load_trained
 from spolia.training.mining import mine
 from spolia.training.objective import Objective
 from spolia.training.pool import extended, load_pool
@@ -35,26 +31,10 @@ from spolia.training.responses import (
     simulate_rooms,
     vary,
 )
+from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
 from spolia.training.validation import retrieval
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how a run happens; nothing here changes its result but the device's rounding."""
-
-    corpora: tuple[Path, ...]
-    folder: Path  # checkpoints and log
-    cache: Path  # decoded audio
-    device: str = "cpu"
-    threads: int = 2
-    checkpoint_seconds: float = 180.0
-    validate_every: int = 250  # steps
-    stop_after: float = math.inf  # seconds
-    compile: bool = False  # let torch.compile fuse the network's operations
 
 
 def train(recipe: Recipe, options: RunOptions, report: Report) -> Path:
@@ -64,31 +44,14 @@ def train(recipe: Recipe, options: RunOptions, report: Report) -> Path:
     same weights as one that was not. ``report`` receives a dict per logged step.
     """
     torch.set_num_threads(options.threads)
-    run = Run(recipe, options)
-    started = time.monotonic()
-    saved = started
-    try:
-        while run.step < recipe.optimiser.steps:
-            run.advance(report)
-            now = time.monotonic()
-            if now - saved > options.checkpoint_seconds:
-                run.save()
-                saved = now
-            if now - started > options.stop_after:
-                break
-    finally:
-        run.save()
-    return run.checkpoint
+    return Run(recipe, options).run(report)
 
 
-class Run:
+class Run(ResumableRun):
     """The state of one training run."""
 
     def __init__(self, recipe: Recipe, options: RunOptions) -> None:
-        self.recipe, self.options = recipe, options
-        self.device = torch.device(options.device)
-        options.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = options.folder / "checkpoint.pt"
+        super().__init__(recipe, options)
         torch.manual_seed(recipe.seed)
         self.model = build_encoder(recipe.architecture, recipe.model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
@@ -98,7 +61,11 @@ class Run:
             lr=recipe.optimiser.learning_rate,
             weight_decay=recipe.optimiser.weight_decay,
         )
-        self.step = 0
+        self.parts = {
+            "model": self.model,
+            "average": self.average,
+            "optimiser": self.optimiser,
+        }
         self.geometry = plan(
             recipe,
             self.model.log_bands,
@@ -108,7 +75,8 @@ class Run:
         self.batches = make_batches(recipe, options, self.model, self.geometry, "train")
         quiet = replace(recipe, data=replace(recipe.data, n_rows=10**6))
         self.held_out = make_batches(quiet, options, self.model, self.geometry, "val")
-        self._restore()
+        if not self.restore():
+            self._begin()
         self.objective = self._objective()
         self._mine()
         self.embed = torch.compile(self.model.embed) if options.compile else self.model.embed
@@ -141,38 +109,10 @@ class Run:
             batch = self.batches.draw(0, seed=self.recipe.seed)
         return torch.cat([batch.anchors, batch.positives])
 
-    def _restore(self) -> None:
-        if self.checkpoint.is_file():
-            state = load_checkpoint(self.checkpoint)
-            if state["recipe"] != recipe_dict(self.recipe):
-                raise TrainingError(
-                    f"{self.checkpoint} belongs to another version of the recipe; "
-                    "choose another folder with --run or restore the recipe"
-                )
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step = int(state["step"])
-            return
+    def _begin(self) -> None:
         if self.recipe.initial:
             load_initial(self.model, self.recipe.initial, self._example)
         self.average.load_state_dict(self.model.state_dict())
-
-    def save(self) -> None:
-        """Write the checkpoint: to a temporary name, synced, renamed."""
-        state = {
-            "recipe": recipe_dict(self.recipe),
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        partial = self.checkpoint.with_suffix(".partial")
-        with partial.open("wb") as out:
-            torch.save(state, out)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(self.checkpoint)
 
     def advance(self, report: Report) -> None:
         """Do one step, and validate where the step is due."""
@@ -193,10 +133,9 @@ class Run:
             "network_seconds": ended - made,
             "segments_per_second": n_segments / (ended - begun),
         }
-        last = self.step == self.recipe.optimiser.steps
-        if last or self.step % self.options.validate_every == 0:
+        if self.validates():
             entry |= self.validate()
-        self._log(entry)
+        self.log(entry)
         report(entry)
 
     def _learn(self, batch: Batch) -> tuple[float, float]:
@@ -243,27 +182,10 @@ class Run:
         with torch.no_grad():
             return retrieval(self.average, self.held_out, n_batches=4, seed=977)
 
-    def _log(self, entry: dict[str, float]) -> None:
-        with (self.options.folder / "log.jsonl").open("a") as out:
-            out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
-
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether a device computes in bfloat16; a CPU that emulates it is five times slower."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain values, as it is stored in checkpoints and models."""
-    return dict(json.loads(json.dumps(asdict(recipe))))
 
 
 def make_batches(

@@ -19,7 +19,7 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.corpus import CorpusFile, read_manifest
-from spolia.encoding import encode
+from spolia.encoding import encode, write_whole
 from spolia.errors import TrainingError
 from spolia.training.arrangement import Rng, draw_arrangement, perform
 from spolia.training.instruments import SoundFont, find_fonts
@@ -116,15 +116,15 @@ class Packer:
             for kind, stem in stems.items():
                 target = self.folder / self._stem_file(i, kind)
                 target.parent.mkdir(exist_ok=True)
-                _write(target, encode(stem, codec="flac", container="flac"))
+                write_whole(target, encode(stem, codec="flac", container="flac"))
         data = encode(mix, codec="libopus", container="ogg", bit_rate=BIT_RATE)
-        _write(self.folder / self.file(i), data)
+        write_whole(self.folder / self.file(i), data)
 
     def _make_talk(self, i: int) -> None:
         rng = self._rng(i, N_TRIES + 1)
         sound = (crowd if i % 2 else talk)(rng, seconds=TALK_SECONDS)
         data = encode(sound, codec="libopus", container="ogg", bit_rate=BIT_RATE)
-        _write(self.folder / self.talk_file(i), data)
+        write_whole(self.folder / self.talk_file(i), data)
 
     def _perform(self, i: int) -> tuple[Audio, dict[str, Audio]]:
         chosen, font = self._choice(i)
@@ -203,13 +203,6 @@ def _bounded(
         for future in finished:
             future.result()
             yield
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    unfinished = target.with_suffix(f".partial-{threading.get_ident()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
 
 
 def _write_table(target: Path, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:

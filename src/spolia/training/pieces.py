@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spolia.training.runs import SCALE, Runs
+from spolia.training.runs import Runs
 
 Ints = npt.NDArray[np.int64]
 
@@ -91,7 +91,7 @@ def _cut(
     steps = np.arange(longest)
     heard = steps < length[:, None]
     place = np.minimum(start[:, None] + steps, runs.values.shape[2] - 1)
-    values = runs.values[clips[:, None], version[:, None], place].astype(np.float32) / SCALE
+    values = runs.at(clips, version, place)
     values[~heard] = 0.0
     return PieceBatch(
         torch.from_numpy(values),

@@ -40,6 +40,19 @@ class Runs:
         """Return clips' vectors, float32 [shape=(n, n_vectors, dim)], about unit norm."""
         return self.values[clips, version].astype(np.float32) / SCALE
 
+    def at(
+        self,
+        clips: npt.NDArray[np.int64],
+        versions: npt.NDArray[np.int64],
+        places: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float32]:
+        """Return chosen vectors, float32 [shape=(n, n_places, dim)], about unit norm.
+
+        clips, versions: one each [shape=(n,)]; places: numbers of vectors [shape=(n, n_places)].
+        """
+        found = self.values[clips[:, None], versions[:, None], places]
+        return found.astype(np.float32) / SCALE
+
 
 def lay_out(batches: BatchMaker, *, most_per_file: int = 10**6) -> Places:
     """Return places of clips one after the other in every file, as many as fit."""
@@ -53,8 +66,7 @@ def lay_out(batches: BatchMaker, *, most_per_file: int = 10**6) -> Places:
         gap = max(length, room // max(n, 1))
         groups += [group_of[file]] * n
         files += [file] * n
-        starts += [int(first + i * gap) for i in range(n) if i * gap <= room]
-        groups, files = groups[: len(starts)], files[: len(starts)]
+        starts += [int(first + i * gap) for i in range(n)]
     return Places(torch.tensor(groups), torch.tensor(files), torch.tensor(starts))
 
 
