@@ -527,3 +527,12 @@ def test_ctrl_c_in_a_long_file_ends_soon_and_keeps_what_was_acknowledged(tmp_pat
         assert time.monotonic() - stopped_at[0] < 2.0
         assert [Path(r.path).name for r in library] == ["a.wav"]
         assert library.verify() == []
+
+
+def test_a_method_of_a_later_version_does_not_stop_the_others(tmp_path):
+    write_wav(tmp_path / "a.wav", tune(0))
+    with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
+        library.add([tmp_path / "a.wav"])
+        library.catalog.declare({"samples": "samples-1"})
+        answer = library.identify(tune(0).slice(3, 9), threshold=0.0)
+    assert answer.matches[0].method == "segments"

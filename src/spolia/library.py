@@ -255,7 +255,7 @@ class Library:
 
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()
-        held = sorted(stored or self.methods, key=METHODS.index)
+        held = sorted(stored or self.methods, key=_rank)
         if {"segments", "compressed"} <= set(held):
             held.insert(0, TWO_STAGE)
         method = method or held[0]
@@ -324,3 +324,8 @@ class Library:
             placed.semitones,
             method,
         )
+
+
+def _rank(method: str) -> tuple[int, str]:
+    """Order methods as the registry does: the first that a library holds is its default."""
+    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
