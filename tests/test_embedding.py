@@ -52,6 +52,31 @@ def test_the_published_size():
     assert sum(p.numel() for p in RunEncoder(RunEncoderConfig()).parameters()) == 4_023_680
 
 
+# Published: 11.9, 12.0, 26.6, 8.1, 12.4 M, pictures with the thousand-class layer and a wider stem.
+SIZES = {
+    "bilstm": 11_894_912,
+    "resnet18": 11_235_904,
+    "resnet50": 23_764_032,
+    "densenet121": 7_078_784,
+    "efficientnet_b3": 10_892_248,
+}
+
+
+@pytest.mark.parametrize(("backbone", "size"), SIZES.items())
+def test_other_backbones_have_their_size_and_take_any_run(backbone, size):
+    config = RunEncoderConfig(backbone=backbone, n_layers=8, longest=9)
+    model = RunEncoder(config).eval()
+    assert sum(p.numel() for p in model.parameters()) == size
+    runs = torch.randn(2, 9, 128, generator=torch.Generator().manual_seed(3))
+    padding = no_padding(runs)
+    padding[0, 4:] = True
+    together = model(runs, padding)
+    assert torch.allclose(model(runs[:1, :4], padding[:1, :4]), together[:1], atol=1e-5)
+    assert torch.isfinite(model(runs, torch.ones_like(padding))).all()
+    model.train()(runs, padding)[:, 0].sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
 @pytest.mark.parametrize("changes", [{}, {"pre_norm": True, "gelu": True, "positions": "learned"}])
 def test_padding_says_nothing_and_batch_mates_neither(runs, changes):
     model = encoder(**changes)
@@ -93,6 +118,8 @@ def test_sinusoids_are_those_of_the_paper():
 def test_wrong_settings_are_named():
     with pytest.raises(TrainingError, match="choose from: none, sinusoidal, learned"):
         RunEncoderConfig(positions="maybe")
+    with pytest.raises(TrainingError, match="choose from: transformer, bilstm, resnet18"):
+        RunEncoderConfig(backbone="vgg")
     with pytest.raises(TrainingError, match="no multiple of n_heads"):
         RunEncoderConfig(hidden=100)
 

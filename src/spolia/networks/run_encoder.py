@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spolia.errors import TrainingError
+from spolia.networks.run_backbones import BACKBONES, PICTURES, Picture, Recurrent
 from spolia.networks.segment_encoder import unit_norm
 
 POSITIONS = ("none", "sinusoidal", "learned")
@@ -31,8 +32,9 @@ class RunEncoderConfig:
 
     dim_in: int = 128  # of a segment vector
     dim: int = 128  # of a run's vector
+    backbone: str = "transformer"  # or another of BACKBONES
     longest: int = 19  # segment vectors of a run: 9, 19, 29, 59 for 5, 10, 15, 30 s
-    n_layers: int = 10
+    n_layers: int = 10  # this and what follows: of the transformer; "bilstm" has layers and width
     n_heads: int = 8
     hidden: int = 256
     feed_forward: int = 256
@@ -46,6 +48,9 @@ class RunEncoderConfig:
         if self.positions not in POSITIONS:
             known = ", ".join(POSITIONS)
             raise TrainingError(f"positions is {self.positions!r}; choose from: {known}")
+        if self.backbone not in BACKBONES:
+            known = ", ".join(BACKBONES)
+            raise TrainingError(f"backbone is {self.backbone!r}; choose from: {known}")
         if self.hidden % self.n_heads:
             raise TrainingError(
                 f"hidden is {self.hidden}, no multiple of n_heads {self.n_heads}; change one"
@@ -136,13 +141,22 @@ def sinusoids(n: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
 
 
+def trunk(config: RunEncoderConfig) -> Transformer | Recurrent | Picture:
+    """Return the part of an encoder before its last layer."""
+    if config.backbone == "transformer":
+        return Transformer(config)
+    if config.backbone == "bilstm":
+        return Recurrent(config.dim_in, config.hidden, config.n_layers, longest=config.longest)
+    return Picture(*PICTURES[config.backbone](), longest=config.longest)
+
+
 class RunEncoder(nn.Module):
     """A run of segment vectors → one unit vector, any length from 1 to ``longest``."""
 
     def __init__(self, config: RunEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Transformer(config)
+        self.trunk = trunk(config)
         self.out = nn.Linear(self.trunk.n_features, config.dim)
 
     def forward(self, runs: Tensor, padding: Tensor) -> Tensor:
