@@ -150,6 +150,33 @@ def test_each_run_counts_once_at_a_place():
     assert candidates(NO_HITS, span=SPAN) == []
 
 
+def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):
+    segments = BandEnergies()
+    compressor = MeanCompressor()
+    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    runs = CompressedFingerprinter(segments, compressor)
+    for number in range(12):
+        write_wav(tmp_path / f"{number}.wav", tune(number, seconds=40.0))
+    files = sorted(tmp_path.glob("*.wav"))
+    with Library(tmp_path / "runs", fingerprinters=[runs]) as library:
+        library.add(files)
+        assert list(library.catalog.methods()) == ["compressed"]
+        for number, start in ((3, 4.2), (8, 30.9), (0, 0.0)):
+            clip = tune(number, seconds=40.0).slice(start, start + 8.0)
+            match = library.identify(clip, threshold=0.0).matches[0]
+            assert match.method == "compressed"
+            assert match.recording.path.endswith(f"/{number}.wav")
+            assert match.reference_start - match.speed * match.query_start == pytest.approx(
+                start, abs=0.05
+            )
+        rough = library.candidates(clip)[0].line
+        for file in files:
+            file.unlink()
+        match = library.identify(clip, threshold=0.0).matches[0]
+        assert match.reference_start == pytest.approx(max(0.0, rough.offset), abs=1e-6)
+        assert abs(match.reference_start - start) <= SPAN
+
+
 def test_places_outside_a_recording_and_empty_recordings_give_nothing():
     query = clip(0, 0.0, 4.0)
     empty = sequence(0, 40.0, silent=[(0.0, 40.0)])

@@ -10,11 +10,18 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from spolia.errors import CorruptLibrary, LibraryError, SpoliaError, UnknownRecording
+from spolia.errors import (
+    CorruptLibrary,
+    LibraryError,
+    ParameterError,
+    SpoliaError,
+    UnknownRecording,
+)
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
 from spolia.store import derived
 from spolia.store.catalog import Catalog
+from spolia.store.kinds import KINDS, build, bytes_of
 from spolia.store.postings import open_postings
 from spolia.store.vectors import open_vectors
 
@@ -343,3 +350,23 @@ def test_searching_at_once_finds_what_searching_one_by_one_does(catalog):
         assert len(together) == 3 * len(part)
         assert (together.query_times == alone.query_times).all()
         np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_index_finds_stored_vectors(kind):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6000, 64))
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    codes, ids = np.round(values * 127).astype(np.int8), np.arange(6000, dtype=np.int64) * 7
+    index = build(kind, codes, ids)
+    queries = (values[::60] + 0.05 * rng.normal(size=(100, 64))).astype(np.float32)
+    _, found = index.search(queries, 5)
+    assert (found[:, 0] == ids[::60]).mean() > (0.99 if kind == "flat" else 0.5)
+    assert (found == ids[::60, None]).any(1).mean() > (0.99 if kind == "flat" else 0.55)
+    if kind != "flat":
+        assert bytes_of(index) < 0.7 * bytes_of(build("flat", codes, ids))
+
+
+def test_unknown_kinds_of_index_are_named():
+    with pytest.raises(ParameterError, match="choose from: flat, ivf-sq8, ivf-pq, pq-fastscan"):
+        build("tree", np.zeros((1, 4), np.int8), np.zeros(1, np.int64))

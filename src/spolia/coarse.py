@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spolia.alignment import Floats
+from spolia.alignment import Floats, Line
 from spolia.fingerprints.base import Fingerprint
 from spolia.store.hits import NO_HITS, Hits
 
@@ -63,6 +63,24 @@ def recording_scores(hits: Hits) -> dict[int, float]:
     """Return each recording's cumulative similarity: the paper's rule, which ignores order."""
     totals = np.bincount(hits.recordings, weights=hits.scores)
     return {int(i): float(totals[i]) for i in np.unique(hits.recordings)}
+
+
+def rough_lines(hits: Hits, query: Fingerprint, *, span: float) -> list[tuple[int, Line]]:
+    """Return (recording, line) of the places where most runs of a query found stored runs.
+
+    Runs alone say nothing of the speed: it is 1. The score is the mean over the query's runs of
+    the best similarity at the place, the evidence its excess over RELATED in seconds.
+    """
+    n_runs = max(len(query), 1)
+    start = float(query.times[0]) if len(query) else 0.0
+    seconds = max(query.duration - start, 1e-6)
+    found = []
+    for place in candidates(hits, span=span):
+        score = place.score / n_runs
+        evidence = max(score - RELATED, 0.0) * seconds
+        line = Line(1.0, place.offset, start, start + seconds, score, seconds, evidence)
+        found.append((place.recording, line))
+    return found
 
 
 def local_hits(

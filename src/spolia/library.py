@@ -25,7 +25,13 @@ from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import Place, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed
-from spolia.searching import LandmarkSearcher, Searcher, SegmentSearcher, TwoStageSearcher
+from spolia.searching import (
+    CompressedSearcher,
+    LandmarkSearcher,
+    Searcher,
+    SegmentSearcher,
+    TwoStageSearcher,
+)
 from spolia.store.catalog import Catalog
 from spolia.store.postings import PostingsIndex, open_postings
 from spolia.store.vectors import VectorIndex, open_vectors
@@ -247,6 +253,8 @@ class Library:
         def stored(recording_id: str) -> Fingerprint:
             return self._sequence(recording_id, fingerprinter.method, index.generation)
 
+        if method == "compressed":
+            return CompressedSearcher(fingerprinter, index, stored)
         if method != TWO_STAGE:
             return SegmentSearcher(fingerprinter, index, stored, len(index))
         runs = cast(Derived, self.fingerprinter("compressed"))
@@ -306,11 +314,11 @@ class Library:
     def place(self, audio: Audio, candidate: Candidate) -> Place:
         """Return where a candidate lies exactly, and the query's pitch, see spolia.placing."""
         recording = self.catalog.get(candidate.recording_id)
-        return place(audio, candidate.line, recording, semitones=candidate.semitones)
+        semitones, lag = candidate.semitones, candidate.lag
+        return place(audio, candidate.line, recording, semitones=semitones, lag=lag)
 
     def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
-        recording = self.catalog.get(candidate.recording_id)
-        placed = place(audio, candidate.line, recording, semitones=candidate.semitones)
+        recording, placed = self.catalog.get(candidate.recording_id), self.place(audio, candidate)
         line = placed.line
         return Match(
             recording,

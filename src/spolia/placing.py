@@ -9,10 +9,10 @@ from spolia.alignment import Line
 from spolia.audio import Audio
 from spolia.errors import AudioError
 from spolia.recording import Recording
-from spolia.spectral_alignment import N_FFT, SAMPLE_RATE, Alignment, align
+from spolia.spectral_alignment import MOST_LAG, N_FFT, SAMPLE_RATE, Alignment, align
 
 SPAN = 10.0  # seconds of a query that are aligned at once
-BEYOND = 0.6  # seconds of the recording that are decoded on both sides of them
+BEYOND = 0.2  # seconds of the recording that are decoded on both sides of where they may lie
 LEAST = 0.8  # seconds: less cannot be aligned
 CONVINCING = 0.08  # correlation; below it, a third of alignments were worse than the vectors' line
 SEEKING = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"])  # decoded from any place
@@ -27,11 +27,19 @@ class Place:
     semitones: float | None = None  # how much higher the query sounds; None: not measured
 
 
-def place(query: Audio, line: Line, recording: Recording, *, semitones: float = 0.0) -> Place:
+def place(
+    query: Audio,
+    line: Line,
+    recording: Recording,
+    *,
+    semitones: float = 0.0,
+    lag: float = MOST_LAG,
+) -> Place:
     """Return a match's line as exactly as the recording's file allows, and the query's pitch.
 
-    semitones: how much higher the query is, roughly. The line comes back as it is where the file
-    is gone, was changed since it was added, or is not clearly heard in the query.
+    semitones: how much higher the query is, roughly; lag: seconds by which the line may be off. The
+    line comes back as it is where the file is gone, was changed since it was added, or is not
+    clearly heard in the query.
     """
     if not is_unchanged(recording):
         return Place(line)
@@ -39,12 +47,12 @@ def place(query: Audio, line: Line, recording: Recording, *, semitones: float = 
     start, end = line.query_start, min(line.query_end, query.duration)
     if end - start <= 2 * SPAN:
         spare = max(0.0, (end - start - SPAN) / 2)
-        found = _aligned(query, line, recording, semitones, start + spare, end - spare)
+        found = _aligned(query, line, recording, semitones, start + spare, end - spare, lag)
         if found is None:
             return Place(line)
         return Place(replace(line, offset=found.offset, speed=found.speed), found.semitones)
-    first = _aligned(query, line, recording, semitones, start, start + SPAN)
-    last = _aligned(query, line, recording, semitones, end - SPAN, end)
+    first = _aligned(query, line, recording, semitones, start, start + SPAN, lag)
+    last = _aligned(query, line, recording, semitones, end - SPAN, end, lag)
     if first is None or last is None:
         return Place(line)
     joined = _through(line, first, start + SPAN / 2, last, end - SPAN / 2)
@@ -61,14 +69,20 @@ def is_unchanged(recording: Recording) -> bool:
 
 
 def _aligned(
-    query: Audio, line: Line, recording: Recording, semitones: float, start: float, end: float
+    query: Audio,
+    line: Line,
+    recording: Recording,
+    semitones: float,
+    start: float,
+    end: float,
+    lag: float,
 ) -> Alignment | None:
     """Align the query from ``start`` to ``end`` seconds; times are those of the whole query."""
     if end - start < LEAST:
         return None
-    first = max(0.0, line.speed * start + line.offset - BEYOND)
+    first = max(0.0, line.speed * start + line.offset - lag - BEYOND)
     try:
-        sound = _decoded(recording, first, line.speed * end + line.offset + BEYOND)
+        sound = _decoded(recording, first, line.speed * end + line.offset + lag + BEYOND)
     except AudioError:
         return None
     if sound is None or len(sound) < N_FFT:
@@ -80,6 +94,7 @@ def _aligned(
         offset=line.speed * start + line.offset,
         speed=line.speed,
         semitones=semitones,
+        lag=lag,
     )
     if found is None or found.correlation < CONVINCING:
         return None

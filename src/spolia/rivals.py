@@ -16,6 +16,7 @@ import numpy as np
 from spolia.alignment import Floats, Line, Vectors
 from spolia.calibration import OVERLAP, Calibration, strength
 from spolia.fingerprints.base import Fingerprint
+from spolia.spectral_alignment import MOST_LAG
 
 N_LEADERS = 12  # strongest recordings among which rivals and copies are looked for
 SAME_SOUND = 0.6  # mean similarity of stored vectors from which two recordings hold one sound
@@ -31,6 +32,7 @@ class Candidate:
     probability: float = 0.0
     semitones: float = 0.0  # how much higher the query sounds, as far as the search knows
     is_copy: bool = False  # whether it holds the same sound as the strongest candidate
+    lag: float = MOST_LAG  # seconds by which its offset may be wrong
 
 
 Same = Callable[[Candidate, Candidate], bool]

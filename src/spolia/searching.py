@@ -1,19 +1,22 @@
 """How each method searches a library: the query's fingerprints in, candidates out.
 
-``segments`` compares the query with every stored vector, ``landmarks`` looks up hashes, and
-``compressed+segments`` lets run vectors name candidates, whose segment vectors alone are read.
+``segments`` compares the query with every stored vector, ``landmarks`` looks up hashes,
+``compressed`` compares the query's runs with the stored ones, and ``compressed+segments`` lets runs
+name candidates, whose segment vectors alone are read.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spolia.coarse import candidates, local_hits
+from spolia.coarse import candidates, local_hits, rough_lines
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.identify import match_landmarks, match_segments, spacing
+from spolia.identify import match_landmarks, match_segments, merged, spacing, windows
 from spolia.rivals import Candidate, same_sound
+from spolia.spectral_alignment import MOST_LAG
 from spolia.store.hits import Hits
 from spolia.store.postings import PostingsIndex
 from spolia.store.vectors import VectorIndex
@@ -95,6 +98,34 @@ class SegmentSearcher:
         vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
         times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
         return self.index.search_all(vectors, times, k)
+
+
+class CompressedSearcher:
+    """Compares every run of a query with every stored run; places are good to half a run."""
+
+    def __init__(self, fingerprinter: Fingerprinter, index: VectorIndex, stored: Stored) -> None:
+        self.fingerprinter, self.index, self.stored = fingerprinter, index, stored
+        self.n_entries = len(index)
+
+    def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
+        """Return the candidates of each query."""
+        return [self._candidates(query) for query in queries]
+
+    def same(self, one: Candidate, other: Candidate) -> bool:
+        """Compare what is stored of two candidates."""
+        return same_sound(one, other, self.stored, hop=self.fingerprinter.hop_seconds)
+
+    def _candidates(self, query: Fingerprint) -> list[Candidate]:
+        span, lines = self.fingerprinter.hop_seconds, defaultdict(list)
+        for part in windows(query):
+            hits = self.index.search(part.values, part.times, N_RUN_NEIGHBOURS)
+            for recording, line in rough_lines(hits, part, span=span):
+                lines[self.index.recording_ids[recording]].append(line)
+        return [
+            Candidate(r, line, lag=span / 2 + MOST_LAG)
+            for r, of in lines.items()
+            for line in merged(of)
+        ]
 
 
 class TwoStageSearcher(SegmentSearcher):

@@ -29,7 +29,7 @@ SURROUND_FRAMES, SURROUND_BANDS = 16, 18  # a quarter second and half an octave 
 RISE_FRAMES = 2  # over which a level rises
 
 MOST_BANDS = 5  # by which the pitch may differ from what is known of it: 1.67 semitones
-MOST_LAG = 0.4  # seconds by which the place may differ
+MOST_LAG = 0.4  # seconds by which the place may differ, unless said otherwise
 MOST_SPEED = 0.05  # by which the speed may differ,
 SPEED_SPREAD = 0.35  # and seconds that such a difference may make over the query
 SPEED_STEP = 0.04  # seconds that a step of the speed makes over the query
@@ -56,12 +56,14 @@ def align(
     offset: float,
     speed: float,
     semitones: float,
+    lag: float = MOST_LAG,
 ) -> Alignment | None:
     """Return the best alignment near one that is roughly known; None of silence.
 
     query, recording: float32 at SAMPLE_RATE [shape=(n_samples,)], of at least N_FFT samples;
-    start: seconds into the recording where its samples begin; they should reach 0.5 s beyond the
-    query on both sides. offset, speed, semitones: what is known, see Alignment.
+    start: seconds into the recording where its samples begin; they should reach a little more than
+    ``lag`` beyond the query on both sides. offset, speed, semitones: what is known, see Alignment;
+    lag: seconds by which the offset may be wrong.
     """
     lowest = LOWEST * 2.0 ** (-(semitones + MOST_BANDS / BANDS_PER_SEMITONE) / 12)
     pair = _Pair(
@@ -69,6 +71,7 @@ def align(
         _measure(recording, lowest, N_BANDS + 2 * MOST_BANDS),
         offset + speed * len(query) / SAMPLE_RATE / 2 - start,
         len(query) / SAMPLE_RATE / 2,
+        lag,
     )
     if not pair.query.any() or not pair.recording.any():
         return None
@@ -90,6 +93,7 @@ class _Pair:
     recording: Bands  # [shape=(n_frames, N_BANDS + 2 * MOST_BANDS)]
     middle: float  # seconds from the recording's first frame
     query_middle: float  # seconds from the query's first frame, its middle
+    lag: float  # seconds by which ``middle`` may be wrong
 
     @property
     def step(self) -> float:
@@ -117,7 +121,7 @@ def _sharpen(pair: _Pair, speed: float, shift: int) -> tuple[float, float, float
     speed, unchanged = float(speeds[i] + step * _vertex(found[:-1, k], i)), found[-1]
     if unchanged.max() > UNCHANGED * found[i, k]:
         i, k, speed = len(speeds), int(unchanged.argmax()), 1.0
-    lag = (k + _vertex(found[i], k) - _reach(FRAME)) * FRAME
+    lag = (k + _vertex(found[i], k) - _reach(pair.lag, FRAME)) * FRAME
     return speed, lag, float(found[i, k])
 
 
@@ -166,7 +170,7 @@ def _correlate(pair: _Pair, frame: float, speeds: Floats, shifts: npt.NDArray[np
 
     A positive shift is that of a query that sounds higher, by so many bands.
     """
-    reach = _reach(frame)
+    reach = _reach(pair.lag, frame)
     query = pair.query - pair.query.mean(0)
     times = np.arange(-reach, len(query) + reach) * frame + (frame - FRAME) / 2
     size = 1 << (len(times) - 1).bit_length()
@@ -186,8 +190,8 @@ def _correlate(pair: _Pair, frame: float, speeds: Floats, shifts: npt.NDArray[np
     return found
 
 
-def _reach(frame: float) -> int:
-    return round(MOST_LAG / frame)
+def _reach(lag: float, frame: float) -> int:
+    return round(lag / frame)
 
 
 def _at(values: Bands, seconds: Floats, frame: float) -> Bands:

@@ -8,7 +8,7 @@ single-precision copy would take from disk, and leaves nothing that can be stale
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,9 @@ import numpy.typing as npt
 from spolia.store.catalog import Catalog
 from spolia.store.derived import derived_file, facts_of, store
 from spolia.store.hits import NO_HITS, Hits
+from spolia.store.kinds import N_PROBE, Places, Vectors, build
 
 FLAT_BELOW = 1_000_000
-N_PROBE = 32
-TRAINING_PER_LIST = 64
-BATCH = 65536  # vectors converted at a time
-
-Vectors = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]  # recording << 32 | milliseconds
 
 
 @dataclass
@@ -90,14 +85,13 @@ def open_vectors(
     with catalog.snapshot() as generation:
         ids, places, codes = _gather(catalog, method)
     if len(places) < flat_below:
-        return VectorIndex(_build_flat(codes, places), ids, generation)
-    index = _build_inverted(codes, places)
+        return VectorIndex(build("flat", codes, places), ids, generation)
+    index = build("ivf-sq8", codes, places)
     file = derived_file(catalog.path.parent, method, generation)
     store(file, faiss.serialize_index(index).data, recording_ids=ids)
     loaded = _load(catalog, method)  # mapped into memory, not held there
     if loaded is not None and loaded.generation == generation:
         return loaded
-    index.nprobe = N_PROBE
     return VectorIndex(index, ids, generation)
 
 
@@ -126,34 +120,3 @@ def _gather(catalog: Catalog, method: str) -> tuple[list[str], Places, npt.NDArr
             codes.append(stored.values)
         ids.append(stored.recording_id)
     return ids, np.concatenate(places), np.concatenate(codes or [np.zeros((0, 1), np.int8)])
-
-
-def _batches(codes: npt.NDArray[np.int8], places: Places) -> Iterator[tuple[Vectors, Places]]:
-    """Yield unit vectors in single precision, and their places, some at a time."""
-    for start in range(0, len(codes), BATCH):
-        values = codes[start : start + BATCH].astype(np.float32)
-        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
-        yield values, places[start : start + BATCH]
-
-
-def _build_flat(codes: npt.NDArray[np.int8], places: Places) -> Any:
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(codes.shape[1]))
-    for vectors, where in _batches(codes, places):
-        index.add_with_ids(vectors, where)
-    return index
-
-
-def _build_inverted(codes: npt.NDArray[np.int8], places: Places) -> Any:
-    """Return an IVF-SQ8 index; trained on an even spread of the vectors."""
-    n, dim = codes.shape
-    n_lists = max(1, int(4 * np.sqrt(n)))
-    quantizer = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, dim, n_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    step = max(1, n // (n_lists * TRAINING_PER_LIST))
-    sample = _batches(codes[::step], places[::step])
-    index.train(np.concatenate([vectors for vectors, _ in sample]))
-    for vectors, where in _batches(codes, places):
-        index.add_with_ids(vectors, where)
-    return index
