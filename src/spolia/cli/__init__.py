@@ -8,7 +8,13 @@ import sys
 import typer
 
 from spolia import __version__
-from spolia.cli import evaluation_commands, library_commands, model_commands, query_commands
+from spolia.cli import (
+    evaluation_commands,
+    library_commands,
+    model_commands,
+    query_commands,
+    training_commands,
+)
 from spolia.errors import SpoliaError
 
 INTERRUPTED = 130  # exit code of Ctrl-C, which typer raises as SystemExit
@@ -24,7 +30,7 @@ app = typer.Typer(
 library_commands.register(app)
 query_commands.register(app)
 app.add_typer(model_commands.app, name="models")
-app.add_typer(evaluation_commands.train_app, name="train")
+app.add_typer(training_commands.train_app, name="train")
 app.add_typer(evaluation_commands.evaluate_app, name="evaluate")
 
 

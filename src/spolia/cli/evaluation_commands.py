@@ -1,246 +1,37 @@
-"""train and evaluate: the wings, imported only here."""
+"""evaluate: the wing of measuring, imported only here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spolia.cli.options import N_CORES, JsonOption, ModelOption, ThreadsOption
+from spolia.cli.options import (
+    N_CORES,
+    CorpusOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    cache_folder,
+)
 
 if TYPE_CHECKING:
-    from spolia.encoders import ModelCard
     from spolia.evaluation.identify import Plan
-    from spolia.training.running import RunOptions
 
-train_app = typer.Typer(help="Train networks (needs spolia[train]).", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
 
-CorpusOption = Annotated[
-    Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
-]
-CorporaOption = Annotated[
-    list[Path],
+DistractorsOption = Annotated[
+    list[Path] | None,
     typer.Option(
-        "--corpus", help="Folder of a corpus or pack; may be repeated.", show_default=False
+        help="Folder whose recordings the library holds as well; may be repeated.",
+        show_default=False,
     ),
 ]
-
-
-def _cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("spolia", appauthor=False)
-
-
-RecipeArgument = Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)]
-RunOption = Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
-ExportOption = Annotated[
-    Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
+EvaluationLibraryOption = Annotated[
+    Path | None, typer.Option(help="Folder of the evaluation's library.", show_default=False)
 ]
-StopOption = Annotated[
-    float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
-]
-
-
-@train_app.command("fingerprint")
-def train_fingerprint(
-    recipe: RecipeArgument,
-    corpus: CorporaOption,
-    run: RunOption = Path("runs"),
-    device: DeviceOption = "cpu",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
-    ] = None,
-    export: ExportOption = None,
-    stop_after: StopOption = None,
-    threads: ThreadsOption = N_CORES,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Let torch.compile fuse the network (needs a C++ compiler)."
-        ),
-    ] = False,
-) -> None:
-    """Train a fingerprint encoder; run it again to continue where it stopped."""
-    from spolia.cli.output import Bar
-
-    with _needs_train():
-        from spolia.training.fingerprint import train
-        from spolia.training.recipe import load_recipe
-    loaded = load_recipe(recipe)
-    options = _run_options(
-        corpus, run / loaded.name, cache, device, threads, stop_after, compiled=compiled
-    )
-    with Bar("training") as bar:
-
-        def report(entry: dict[str, float]) -> None:
-            note = f"loss {entry['loss']:.3f}, {entry['segments_per_second']:.0f} segments/s"
-            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
-
-        checkpoint = train(loaded, options, report)
-    typer.echo(f"checkpoint: {checkpoint}")
-    if export is not None:
-        _export(checkpoint, export, corpus)
-
-
-@train_app.command("embedding")
-def train_embedding(
-    recipe: RecipeArgument,
-    corpus: CorporaOption,
-    run: RunOption = Path("runs"),
-    device: DeviceOption = "cpu",
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder for decoded audio and clips' vectors.", show_default=False),
-    ] = None,
-    export: ExportOption = None,
-    stop_after: StopOption = None,
-    threads: ThreadsOption = N_CORES,
-) -> None:
-    """Train an AMG-Embedding encoder; run it again to continue where it stopped."""
-    from spolia.cli.output import Bar
-
-    with _needs_train():
-        from spolia.training import embedding
-        from spolia.training.recipe import read_recipe
-    loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
-    options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
-    with Bar("embedding") as bar:
-
-        def report(entry: dict[str, float]) -> None:
-            note = f"loss {entry['loss']:.3f}, {entry['runs_per_second']:.0f} runs/s"
-            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
-
-        def prepared(done: int, total: int) -> None:
-            bar.show(done, total, "clips fingerprinted")
-
-        checkpoint = embedding.train_embedding(loaded, options, report, prepared)
-    typer.echo(f"checkpoint: {checkpoint}")
-    if export is not None:
-        from spolia.training.export import export_embedding
-
-        _echo_model(export, export_embedding(checkpoint, export, corpora=corpus))
-
-
-@contextmanager
-def _needs_train() -> Iterator[None]:
-    """Name the extra where an import within fails."""
-    from spolia.errors import MissingDependency
-
-    try:
-        yield
-    except ImportError as error:
-        raise MissingDependency(error.name or "torch", "train") from error
-
-
-def _run_options(
-    corpora: list[Path],
-    folder: Path,
-    cache: Path | None,
-    device: str,
-    threads: int,
-    minutes: float | None,
-    *,
-    compiled: bool = False,
-) -> RunOptions:
-    from spolia.training.running import RunOptions
-
-    return RunOptions(
-        tuple(corpora),
-        folder,
-        cache or _cache(),
-        device,
-        threads,
-        stop_after=float("inf") if minutes is None else 60 * minutes,
-        compile=compiled,
-    )
-
-
-@train_app.command("render")
-def train_render(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of the pack, made or continued.", show_default=False)
-    ],
-    corpus: CorpusOption,
-    n: Annotated[int, typer.Option("--number", min=1, help="Recordings.")] = 300,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 1,
-    split: Annotated[
-        str, typer.Option(help="train or val: which scores and sound fonts.")
-    ] = "train",
-    seconds: Annotated[float, typer.Option(min=5.0, help="Longest duration.")] = 75.0,
-    voices: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share with a voice (needs espeak-ng).")
-    ] = 0.3,
-    stems: Annotated[bool, typer.Option("--stems", help="Also write the stems.")] = False,
-    talks: Annotated[
-        int, typer.Option(min=0, help="Noises beside them: speakers and crowds in turn.")
-    ] = 0,
-    font: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Sound font; may be repeated. Default: the system's.", show_default=False
-        ),
-    ] = None,
-    threads: ThreadsOption = N_CORES,
-) -> None:
-    """Render recordings from the corpus' MIDI files into a pack: a corpus to train or test on."""
-    from spolia.cli.output import Bar
-    from spolia.training.pack import Packer, PackPlan
-
-    plan = PackPlan(n, seed, split, seconds, voices, stems, talks)
-    with Bar("rendering") as bar:
-        Packer(corpus, folder, plan, font).render(threads=threads, report=bar.show)
-    typer.echo(f"{folder}: {n} recordings")
-
-
-@train_app.command("export")
-def train_export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a run.", show_default=False)],
-    target: Annotated[Path, typer.Argument(help="Model file to write.", show_default=False)],
-    corpus: CorporaOption,
-) -> None:
-    """Write a checkpoint's averaged weights as a self-describing model file."""
-    _export(checkpoint, target, corpus)
-
-
-@train_app.command("delay")
-def train_delay(
-    model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
-    corpus: CorpusOption,
-    n: Annotated[
-        int, typer.Option("--number", min=3, help="Recordings drawn, 4 clips each.")
-    ] = 500,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    threads: ThreadsOption = N_CORES,
-) -> None:
-    """Fit how a room's delay shows in a model's matches, into the model file."""
-    from spolia.cli.output import Bar
-    from spolia.training.delay import fit_delay
-    from spolia.training.export import update_card
-
-    with Bar("clips") as bar:
-        delay = fit_delay(
-            model, corpus, n_recordings=n, seed=seed, threads=threads, report=bar.show
-        )
-    update_card(model, delay=delay.to_dict())
-    before, after = delay.within or (0.0, 0.0)
-    typer.echo(f"in other rooms, within 0.1 s: {before:.1%} without, {after:.1%} with correction")
-
-
-def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
-    from spolia.training.export import export_checkpoint
-
-    _echo_model(target, export_checkpoint(checkpoint, target, corpora=corpora))
-
-
-def _echo_model(target: Path, card: ModelCard) -> None:
-    typer.echo(f"{target}: {card.id}, {target.stat().st_size / 1e6:.1f} MB")
 
 
 @evaluate_app.command("identify")
@@ -263,16 +54,8 @@ def evaluate_identify(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the JSON and the plot.", show_default=False)
     ] = None,
-    library: Annotated[
-        Path | None, typer.Option(help="Folder of the evaluation's library.", show_default=False)
-    ] = None,
-    distractors: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder whose recordings the library holds as well; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    library: EvaluationLibraryOption = None,
+    distractors: DistractorsOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -288,7 +71,7 @@ def evaluate_identify(
         seed,
         fold,
     )
-    folder = library or _cache() / f"evaluate-{method}-{fold}"
+    folder = library or cache_folder() / f"evaluate-{method}-{fold}"
     facts = _measure(
         corpus, distractors or [], folder, plan, model, method, threads, calibrate, out
     )
@@ -342,3 +125,65 @@ def _measure(
         report.plot(out / f"identify-{method}-{plan.fold}.png", facts)
     journal.remove()
     return facts
+
+
+@evaluate_app.command("amg")
+def evaluate_amg(
+    corpus: CorpusOption,
+    table: Annotated[
+        str,
+        typer.Option(
+            help="1: methods; 2: lengths of runs; 3: backbones; 4: losses; index: kinds of index."
+        ),
+    ] = "2",
+    compressor: Annotated[
+        list[Path] | None,
+        typer.Option(help="Model of runs; may be repeated.", show_default=False),
+    ] = None,
+    model: ModelOption = None,
+    rival: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Further segment model for table 1; may be repeated.", show_default=False
+        ),
+    ] = None,
+    known: Annotated[int, typer.Option(min=1, help="Queries of each length.")] = 114,
+    modelled: Annotated[
+        int, typer.Option(min=0, help="Vectors up to which modelled recordings are added.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
+    library: EvaluationLibraryOption = None,
+    distractors: DistractorsOption = None,
+    threads: ThreadsOption = N_CORES,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure AMG-Embedding: the tables of its paper, the paper's figures beside ours."""
+    from dataclasses import asdict
+
+    from spolia.cli.output import AddBar, Bar
+    from spolia.evaluation import amg_tables
+
+    layout = amg_tables.layout(table)
+    folder = library or cache_folder() / "evaluate-amg"
+    with AddBar() as adding, Bar("queries") as bar:
+        rows = amg_tables.measure(
+            layout,
+            amg_tables.Setting(
+                corpus,
+                folder,
+                model,
+                tuple(rival or ()),
+                tuple(compressor or ()),
+                tuple(distractors or ()),
+                known,
+                modelled,
+                seed,
+                threads,
+            ),
+            filling=adding.update,
+            report=bar.show,
+        )
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+    else:
+        typer.echo(amg_tables.markdown(rows, layout.lengths))

@@ -25,6 +25,15 @@ ThreadsOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Segment model, a name or a file.", show_default=False)
 ]
+CorpusOption = Annotated[
+    Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
+]
+CorporaOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--corpus", help="Folder of a corpus or pack; may be repeated.", show_default=False
+    ),
+]
 
 N_CORES = os.cpu_count() or 1
 
@@ -36,3 +45,10 @@ def library_folder(chosen: Path | None) -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("spolia", appauthor=False) / "library"
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("spolia", appauthor=False)

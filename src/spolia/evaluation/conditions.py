@@ -169,8 +169,10 @@ HARD: dict[str, Condition] = {
     )
 }
 
-CONDITIONS = STANDARD | HARD
-SETS = {"standard": tuple(STANDARD), "hard": tuple(HARD), "all": tuple(CONDITIONS)}
+NOISE_ROOM = Condition("noise-room", (0.0, 5.0, 10.0), _room)  # as papers on identification have it
+
+CONDITIONS = STANDARD | HARD | {NOISE_ROOM.name: NOISE_ROOM}
+SETS = {"standard": tuple(STANDARD), "hard": tuple(HARD), "all": (*STANDARD, *HARD)}
 
 
 def named(names: Sequence[str]) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ class Evaluation:
         if placed is None:
             return _unanswered(query, length, known, seconds)
         best = replace(shown[0], line=placed.line)
-        right, error = self._judge(query, best, length) if known else (False, None)
+        right, error = self.judge(query, best, length) if known else (False, None)
         return Outcome(
             query.condition,
             query.variant,
@@ -186,7 +186,7 @@ class Evaluation:
             seconds,
         )
 
-    def _judge(self, query: Query, best: Candidate, length: float) -> tuple[bool, float | None]:
+    def judge(self, query: Query, best: Candidate, length: float) -> tuple[bool, float | None]:
         """Return (right, offset error in seconds at the middle of the stretch)."""
         file, line = self.file_of[best.recording_id], best.line
         middle = (line.query_start + line.query_end) / 2

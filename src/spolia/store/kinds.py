@@ -58,8 +58,12 @@ def n_probe(kind: str) -> int:
 
 
 def bytes_of(index: Any) -> int:
-    """Return the bytes that an index takes in memory or on disk."""
-    return int(faiss.serialize_index(index).nbytes)
+    """Return the bytes that an index takes: codes, ids and centres."""
+    inner: Any = index
+    if isinstance(index, faiss.IndexIDMap):
+        inner = faiss.downcast_index(index.index)
+    centres = 4 * inner.d * getattr(inner, "nlist", 0)
+    return int(index.ntotal * (inner.code_size + 8) + centres)
 
 
 def batches(codes: npt.NDArray[np.int8], places: Places) -> Iterator[tuple[Vectors, Places]]:

@@ -1,0 +1,223 @@
+"""train: the wing of networks, imported only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spolia.cli.options import N_CORES, CorporaOption, CorpusOption, ThreadsOption, cache_folder
+
+if TYPE_CHECKING:
+    from spolia.encoders import ModelCard
+    from spolia.training.running import RunOptions
+
+train_app = typer.Typer(help="Train networks (needs spolia[train]).", no_args_is_help=True)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe, a TOML file.", show_default=False)]
+RunOption = Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+ExportOption = Annotated[
+    Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
+]
+StopOption = Annotated[
+    float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
+]
+
+
+@train_app.command("fingerprint")
+def train_fingerprint(
+    recipe: RecipeArgument,
+    corpus: CorporaOption,
+    run: RunOption = Path("runs"),
+    device: DeviceOption = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
+    ] = None,
+    export: ExportOption = None,
+    stop_after: StopOption = None,
+    threads: ThreadsOption = N_CORES,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Let torch.compile fuse the network (needs a C++ compiler)."
+        ),
+    ] = False,
+) -> None:
+    """Train a fingerprint encoder; run it again to continue where it stopped."""
+    from spolia.cli.output import Bar
+
+    with _needs_train():
+        from spolia.training.fingerprint import train
+        from spolia.training.recipe import load_recipe
+    loaded = load_recipe(recipe)
+    options = _run_options(
+        corpus, run / loaded.name, cache, device, threads, stop_after, compiled=compiled
+    )
+    with Bar("training") as bar:
+
+        def report(entry: dict[str, float]) -> None:
+            note = f"loss {entry['loss']:.3f}, {entry['segments_per_second']:.0f} segments/s"
+            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+
+        checkpoint = train(loaded, options, report)
+    typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        _export(checkpoint, export, corpus)
+
+
+@train_app.command("embedding")
+def train_embedding(
+    recipe: RecipeArgument,
+    corpus: CorporaOption,
+    run: RunOption = Path("runs"),
+    device: DeviceOption = "cpu",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for decoded audio and clips' vectors.", show_default=False),
+    ] = None,
+    export: ExportOption = None,
+    stop_after: StopOption = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Train an AMG-Embedding encoder; run it again to continue where it stopped."""
+    from spolia.cli.output import Bar
+
+    with _needs_train():
+        from spolia.training import embedding
+        from spolia.training.recipe import read_recipe
+    loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
+    options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
+    with Bar("embedding") as bar:
+
+        def report(entry: dict[str, float]) -> None:
+            note = f"loss {entry['loss']:.3f}, {entry['runs_per_second']:.0f} runs/s"
+            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+
+        def prepared(done: int, total: int) -> None:
+            bar.show(done, total, "clips fingerprinted")
+
+        checkpoint = embedding.train_embedding(loaded, options, report, prepared)
+    typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        from spolia.training.export import export_embedding
+
+        _echo_model(export, export_embedding(checkpoint, export, corpora=corpus))
+
+
+@contextmanager
+def _needs_train() -> Iterator[None]:
+    """Name the extra where an import within fails."""
+    from spolia.errors import MissingDependency
+
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependency(error.name or "torch", "train") from error
+
+
+def _run_options(
+    corpora: list[Path],
+    folder: Path,
+    cache: Path | None,
+    device: str,
+    threads: int,
+    minutes: float | None,
+    *,
+    compiled: bool = False,
+) -> RunOptions:
+    from spolia.training.running import RunOptions
+
+    return RunOptions(
+        tuple(corpora),
+        folder,
+        cache or cache_folder(),
+        device,
+        threads,
+        stop_after=float("inf") if minutes is None else 60 * minutes,
+        compile=compiled,
+    )
+
+
+@train_app.command("render")
+def train_render(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the pack, made or continued.", show_default=False)
+    ],
+    corpus: CorpusOption,
+    n: Annotated[int, typer.Option("--number", min=1, help="Recordings.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 1,
+    split: Annotated[
+        str, typer.Option(help="train or val: which scores and sound fonts.")
+    ] = "train",
+    seconds: Annotated[float, typer.Option(min=5.0, help="Longest duration.")] = 75.0,
+    voices: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share with a voice (needs espeak-ng).")
+    ] = 0.3,
+    stems: Annotated[bool, typer.Option("--stems", help="Also write the stems.")] = False,
+    talks: Annotated[
+        int, typer.Option(min=0, help="Noises beside them: speakers and crowds in turn.")
+    ] = 0,
+    font: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Sound font; may be repeated. Default: the system's.", show_default=False
+        ),
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Render recordings from the corpus' MIDI files into a pack: a corpus to train or test on."""
+    from spolia.cli.output import Bar
+    from spolia.training.pack import Packer, PackPlan
+
+    plan = PackPlan(n, seed, split, seconds, voices, stems, talks)
+    with Bar("rendering") as bar:
+        Packer(corpus, folder, plan, font).render(threads=threads, report=bar.show)
+    typer.echo(f"{folder}: {n} recordings")
+
+
+@train_app.command("export")
+def train_export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a run.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Model file to write.", show_default=False)],
+    corpus: CorporaOption,
+) -> None:
+    """Write a checkpoint's averaged weights as a self-describing model file."""
+    _export(checkpoint, target, corpus)
+
+
+@train_app.command("delay")
+def train_delay(
+    model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
+    corpus: CorpusOption,
+    n: Annotated[
+        int, typer.Option("--number", min=3, help="Recordings drawn, 4 clips each.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Fit how a room's delay shows in a model's matches, into the model file."""
+    from spolia.cli.output import Bar
+    from spolia.training.delay import fit_delay
+    from spolia.training.export import update_card
+
+    with Bar("clips") as bar:
+        delay = fit_delay(
+            model, corpus, n_recordings=n, seed=seed, threads=threads, report=bar.show
+        )
+    update_card(model, delay=delay.to_dict())
+    before, after = delay.within or (0.0, 0.0)
+    typer.echo(f"in other rooms, within 0.1 s: {before:.1%} without, {after:.1%} with correction")
+
+
+def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
+    from spolia.training.export import export_checkpoint
+
+    _echo_model(target, export_checkpoint(checkpoint, target, corpora=corpora))
+
+
+def _echo_model(target: Path, card: ModelCard) -> None:
+    typer.echo(f"{target}: {card.id}, {target.stat().st_size / 1e6:.1f} MB")

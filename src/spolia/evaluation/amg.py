@@ -1,0 +1,340 @@
+"""The protocol of ``spolia evaluate amg``: systems beside each other on the same fingerprints.
+
+Queries under noise of 0–10 dB and rooms are fingerprinted once; every system answers them from the
+same collection of segment vectors, or from runs made of it. See :mod:`spolia.evaluation.amg_tables`
+for the paper's own figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from spolia.alignment import Line
+from spolia.coarse import candidates, recording_scores
+from spolia.evaluation.collection import Collection, gathered
+from spolia.evaluation.conditions import Query
+from spolia.evaluation.identify import NEAR, Evaluation
+from spolia.evaluation.metrics import Rate, rate
+from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.identify import spacing
+from spolia.library import Library
+from spolia.rivals import Candidate, judged
+from spolia.searching import (
+    N_RUN_NEIGHBOURS,
+    SEARCH_SPACING,
+    Searcher,
+    SegmentSearcher,
+    TwoStageSearcher,
+)
+from spolia.store.hits import Hits
+from spolia.store.kinds import Vectors, build, bytes_of
+from spolia.store.vectors import VectorIndex
+
+TIMED = 10  # queries of each length whose time is taken
+RECALLS = (1, 10, 60)  # candidates of the coarse stage
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query's prefix, fingerprinted."""
+
+    query: Query
+    length: float  # seconds
+    segments: Fingerprint  # of the query, at all phases
+
+
+@dataclass
+class Measured:
+    """What a system reached."""
+
+    name: str
+    seconds: float  # longest run; 0 of systems without
+    n_vectors: int
+    bytes_per_hour: float  # of the index
+    build_seconds: float
+    top1: dict[str, Rate]  # by query length
+    near: dict[str, Rate]  # hits within 0.5 s, by query length; empty without places
+    query_ms: dict[str, float]  # median time of a whole answer, by query length
+    index_ms: tuple[float, float] | None = None  # of the longest query's vectors in the index, one
+    # at a time and all at once
+    recall: dict[str, dict[str, float]] = field(default_factory=dict)  # of the coarse stage
+
+
+class System(Protocol):
+    """Something that answers fingerprinted queries."""
+
+    name: str
+    seconds: float
+    n_vectors: int
+    n_bytes: int
+    build_seconds: float
+
+    def answer(self, asked: Asked) -> Candidate | None:
+        """Return the first answer."""
+
+    def recalled(self, asked: Asked) -> list[str]:
+        """Return ids of the recordings that a coarse stage names, best first."""
+
+    def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
+        """Return the median time of looking queries' vectors up, one at a time and at once."""
+
+
+class Searching:
+    """A system made of one of the library's searchers."""
+
+    def __init__(self, name: str, searcher: Searcher, index: Any, build_seconds: float) -> None:
+        self.name, self.searcher, self.index = name, searcher, index
+        self.seconds, self.n_vectors = 0.0, int(index.ntotal)
+        self.n_bytes, self.build_seconds = bytes_of(index), build_seconds
+
+    def answer(self, asked: Asked) -> Candidate | None:
+        """Return the most probable candidate, of the query as it was played only."""
+        found = self.searcher.search([asked.segments])[0]
+        ordered = judged(
+            found,
+            self.searcher.same,
+            n_entries=self.searcher.n_entries,
+            calibration=self.searcher.fingerprinter.calibration,
+        )
+        return ordered[0] if ordered else None
+
+    def recalled(self, asked: Asked) -> list[str]:
+        """Return nothing: see the runs alone."""
+        return []
+
+    def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
+        """Time what the searcher looks up; of two stages see the runs alone."""
+        if isinstance(self.searcher, TwoStageSearcher):
+            return None
+        vectors = [
+            a.segments.values[:: max(1, round(SEARCH_SPACING / spacing(a.segments)))] for a in asked
+        ]
+        return latency(self.index, vectors)
+
+
+class Runs:
+    """Runs alone, by the paper's rule: similarities add up for each recording, whatever the order.
+
+    The query is cut into runs that do not overlap, at one phase.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runs: CompressedFingerprinter,
+        index: VectorIndex,
+        build_seconds: float,
+        k: int = N_RUN_NEIGHBOURS,
+    ) -> None:
+        self.name, self.runs, self.index, self.k = name, runs, index, k
+        self.seconds, self.n_vectors = runs.hop_seconds, len(index)
+        self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
+
+    def answer(self, asked: Asked) -> Candidate | None:
+        """Return the recording with the largest sum."""
+        scores = recording_scores(self._hits(self.cut(asked.segments)))
+        if not scores:
+            return None
+        best = max(scores, key=lambda i: scores[i])
+        line = Line(1.0, 0.0, 0.0, asked.length, scores[best], asked.length, 0.0)
+        return Candidate(self.index.recording_ids[best], line)
+
+    def recalled(self, asked: Asked) -> list[str]:
+        """Return recordings by the places where most runs agree, as two-stage search sees them."""
+        hits = self._hits(self.runs.derive_query(asked.segments))
+        places = candidates(hits, span=self.runs.hop_seconds)
+        return list(dict.fromkeys(self.index.recording_ids[p.recording] for p in places))
+
+    def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
+        """Time the runs that do not overlap, as the paper does."""
+        return latency(self.index.index, [self.cut(a.segments).values for a in asked])
+
+    def cut(self, segments: Fingerprint) -> Fingerprint:
+        """Return the runs of a query's first phase, one after the other."""
+        hop = self.runs.segments.hop_seconds
+        phase = np.mod(segments.times - segments.times[0], hop)
+        first = np.minimum(phase, hop - phase) < hop / 100
+        times, values = segments.times[first], segments.values[first]
+        one = Fingerprint(segments.method, segments.model_id, times, values, segments.duration)
+        return self.runs.derive(one)
+
+    def _hits(self, query: Fingerprint) -> Hits:
+        return self.index.search(query.values, query.times, self.k)
+
+
+class Landmarks:
+    """The library's own search by hashes, over the same recordings."""
+
+    def __init__(self, library: Library) -> None:
+        self.library, self.name = library, "landmarks"
+        self.seconds, self.build_seconds = 0.0, 0.0
+        index = library.index("landmarks")
+        self.n_vectors, self.n_bytes = len(index), 8 * len(index)
+
+    def answer(self, asked: Asked) -> Candidate | None:
+        """Return the most probable candidate."""
+        audio = asked.query.prefix(asked.length).resample(8000)
+        found = self.library.candidates(audio, method="landmarks")
+        return found[0] if found else None
+
+    def recalled(self, asked: Asked) -> list[str]:
+        """Return nothing: there is one stage."""
+        return []
+
+    def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
+        """Return nothing: hashes are looked up in another way."""
+        return None
+
+
+class Bench:
+    """A collection, the queries, and systems made over them."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        collection: Collection,
+        segments: Fingerprinter,
+        *,
+        hours: float,
+    ) -> None:
+        self.evaluation, self.collection, self.segments = evaluation, collection, segments
+        self.hours = hours
+        self.asked: list[Asked] = []
+        self._stored = lru_cache(maxsize=512)(self._read)
+        self._number = {name: i for i, name in enumerate(collection.ids)}
+
+    def ask(self, report: Report | None = None) -> None:
+        """Make and fingerprint all queries of the evaluation's plan."""
+        tasks = [task for task in self.evaluation.tasks() if task.known]
+        for done, task in enumerate(tasks, 1):
+            query = self.evaluation.query(task)
+            for length in self.evaluation.plan.lengths:
+                heard = query.prefix(length).resample(self.segments.sample_rate)
+                asked = Asked(query, length, self.segments.fingerprint_query(heard))
+                if len(asked.segments):
+                    self.asked.append(asked)
+            if report:
+                report(done, len(tasks))
+
+    def exhaustive(self, kind: str = "flat") -> Searching:
+        """Return search among all segment vectors."""
+        index, seconds = _built(self.collection, kind)
+        searcher = SegmentSearcher(
+            self.segments, self._vector_index(index), self._stored, len(self.collection)
+        )
+        return Searching(f"segments, {kind}", searcher, index, seconds)
+
+    def compress(self, runs: CompressedFingerprinter) -> tuple[Collection, float]:
+        """Return the runs of all recordings, and how long they took."""
+        started = time.perf_counter()
+        of = (runs.derive(sequence) for sequence in self.collection.sequences("segments"))
+        made = gathered(of, self.collection.ids, runs.compressor.card.dim)
+        return made, time.perf_counter() - started
+
+    def compressed(
+        self, runs: CompressedFingerprinter, made: Collection, seconds: float, kind: str = "flat"
+    ) -> tuple[Runs, Searching]:
+        """Return search by runs alone, and two-stage search, over one index of runs."""
+        index, built = _built(made, kind)
+        name = f"{runs.compressor.card.name}, {kind}"
+        places = self._vector_index(index)
+        alone = Runs(name, runs, places, seconds + built)
+        searcher = TwoStageSearcher(
+            self.segments, _derived(runs), places, self._stored, len(self.collection)
+        )
+        both = Searching(f"{name}, then segments", searcher, index, seconds + built)
+        both.seconds = runs.hop_seconds
+        return alone, both
+
+    def measure(self, system: System, report: Report | None = None) -> Measured:
+        """Let a system answer all queries."""
+        right: dict[str, list[bool]] = {}
+        near: dict[str, list[bool]] = {}
+        clusters: dict[str, list[str]] = {}
+        taken: dict[str, list[float]] = {}
+        recalled: dict[str, list[int]] = {}
+        for done, asked in enumerate(self.asked, 1):
+            key = f"{asked.length:g}"
+            started = time.perf_counter()
+            best = system.answer(asked)
+            taken.setdefault(key, []).append(time.perf_counter() - started)
+            is_right, error = self._judged(asked, best)
+            right.setdefault(key, []).append(is_right)
+            clusters.setdefault(key, []).append(asked.query.file)
+            if is_right:
+                near.setdefault(key, []).append(error is not None and abs(error) <= NEAR)
+            if names := system.recalled(asked):
+                recalled.setdefault(key, []).append(self._rank(asked, names))
+            if report:
+                report(done, len(self.asked))
+        longest = max(self.evaluation.plan.lengths)
+        timed = [a for a in self.asked if a.length == longest][:TIMED]
+        return Measured(
+            system.name,
+            system.seconds,
+            system.n_vectors,
+            system.n_bytes / self.hours,
+            system.build_seconds,
+            {key: _rate(right[key], clusters[key]) for key in right},
+            {key: _rate(near[key], [str(i) for i in range(len(near[key]))]) for key in near},
+            {key: 1000 * float(np.median(of[:TIMED])) for key, of in taken.items()},
+            system.index_ms(timed),
+            {
+                key: {str(k): float(np.mean(np.array(of) < k)) for k in RECALLS}
+                for key, of in recalled.items()
+            },
+        )
+
+    def _judged(self, asked: Asked, best: Candidate | None) -> tuple[bool, float | None]:
+        if best is None or best.recording_id not in self.evaluation.file_of:
+            return False, None
+        return self.evaluation.judge(asked.query, best, asked.length)
+
+    def _rank(self, asked: Asked, names: Sequence[str]) -> int:
+        """Return the place of the query's recording among those named, from 0."""
+        files = [self.evaluation.file_of.get(name) for name in names]
+        return files.index(asked.query.file) if asked.query.file in files else 10**6
+
+    def _vector_index(self, index: Any) -> VectorIndex:
+        return VectorIndex(index, self.collection.ids, 0)
+
+    def _read(self, recording_id: str) -> Fingerprint:
+        return self.collection.sequence(self._number[recording_id], "segments")
+
+
+def latency(index: Any, queries: Sequence[Vectors], k: int = 10) -> tuple[float, float]:
+    """Return milliseconds to look a query's vectors up one at a time, and at once; medians."""
+    single, batched = [], []
+    for vectors in queries:
+        started = time.perf_counter()
+        for row in vectors:
+            index.search(row[None], k)
+        between = time.perf_counter()
+        index.search(np.ascontiguousarray(vectors), k)
+        single.append(between - started)
+        batched.append(time.perf_counter() - between)
+    return 1000 * float(np.median(single)), 1000 * float(np.median(batched))
+
+
+def _derived(runs: CompressedFingerprinter) -> Derived:
+    return runs
+
+
+def _built(collection: Collection, kind: str) -> tuple[Any, float]:
+    started = time.perf_counter()
+    index = build(kind, collection.codes, collection.places)
+    return index, time.perf_counter() - started
+
+
+def _rate(values: Sequence[bool], names: Sequence[str]) -> Rate:
+    numbers = {name: i for i, name in enumerate(sorted(set(names)))}
+    return rate(np.array(values, bool), np.array([numbers[name] for name in names], np.int64))

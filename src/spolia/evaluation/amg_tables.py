@@ -1,0 +1,193 @@
+"""The tables of AMG-Embedding's paper, with its figures beside ours.
+
+Su, Y. et al.: AMG-Embedding. ACM MM 2024, tables 2–4 (table 1 names systems; its figures are not in
+the text at hand). Its library: 100,000 songs, 7,722 hours; its queries: 2,500 of each length, the
+degradation of Chang et al. 2021; one vector searched at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+from spolia.encoders import open_compressor
+from spolia.errors import ParameterError
+from spolia.evaluation.amg import Bench, Landmarks, Measured, Report, System
+from spolia.evaluation.collection import collect, enlarged
+from spolia.evaluation.identify import Evaluation, Plan
+from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.library import Library
+from spolia.store.kinds import KINDS
+
+# Top-1 in per cent at 2, 3, 5, 10 and 30 s.
+LENGTHS = (2.0, 3.0, 5.0, 10.0, 30.0)
+PAPER_BY_DURATION: dict[str, tuple[float, ...]] = {
+    "segments": (89.7, 94.2, 97.6, 99.3, 100.0),
+    "5": (87.7, 93.2, 96.5, 98.4, 99.4),
+    "10": (77.3, 87.6, 96.0, 99.2, 99.8),
+    "15": (71.1, 85.1, 95.4, 98.6, 99.8),
+    "30": (63.5, 79.2, 90.3, 98.0, 99.6),
+}
+# Top-1 in per cent at 2, 3, 5, 6 and 10 s with runs of 10 s, by the recipe's name after "amg-".
+SHORTER = (2.0, 3.0, 5.0, 6.0, 10.0)
+PAPER_BY_NAME: dict[str, tuple[float, ...]] = {
+    "resnet18": (68.7, 81.6, 94.8, 96.4, 98.6),
+    "resnet50": (68.5, 80.4, 95.2, 96.7, 98.6),
+    "bilstm": (70.0, 82.6, 95.4, 96.8, 98.6),
+    "densenet121": (70.8, 82.9, 95.7, 96.4, 98.6),
+    "efficientnet_b3": (73.6, 85.7, 96.2, 97.0, 98.9),
+    "transformer": (77.3, 87.6, 96.0, 97.2, 99.2),
+    "triplet": (14.4, 32.7, 64.6, 74.3, 87.2),
+    "info_nce": (49.5, 66.4, 89.4, 92.7, 96.6),
+    "arcface": (0.0, 0.0, 0.0, 0.0, 0.0),
+    "pi": (75.0, 86.4, 96.0, 96.5, 98.8),
+    "pi-om": (76.6, 86.7, 96.2, 96.9, 99.0),
+    "pi-om-pa": (77.3, 87.6, 96.0, 97.2, 99.2),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table compares."""
+
+    lengths: tuple[float, ...]  # of queries, seconds
+    kinds: tuple[str, ...] = ("flat",)  # of index
+    landmarks: bool = False
+    segments: bool = True
+    two_stages: bool = True
+
+
+LAYOUTS = {
+    "1": Layout(LENGTHS, landmarks=True),
+    "2": Layout(LENGTHS, kinds=("flat", "ivf-pq")),
+    "3": Layout(SHORTER, segments=False, two_stages=False),
+    "4": Layout(SHORTER, segments=False, two_stages=False),
+    "index": Layout((30.0,), kinds=KINDS),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what a table is measured."""
+
+    corpus: Path
+    folder: Path  # of the library
+    model: str | None
+    rivals: tuple[Path, ...]  # further segment models
+    compressors: tuple[Path, ...]
+    distractors: tuple[Path, ...]
+    n_queries: int  # of each length
+    n_vectors: int  # up to which modelled recordings are added
+    seed: int
+    threads: int
+
+
+def layout(table: str) -> Layout:
+    """Return what a table compares; raises ParameterError for an unknown one."""
+    if table not in LAYOUTS:
+        raise ParameterError(f"unknown table {table!r}; choose from: {', '.join(LAYOUTS)}")
+    return LAYOUTS[table]
+
+
+def measure(
+    layout: Layout,
+    setting: Setting,
+    *,
+    filling: Callable[[Any], None] | None = None,
+    report: Report | None = None,
+) -> list[Measured]:
+    """Return the rows of a table."""
+    faiss.omp_set_num_threads(setting.threads)
+    rows = list(_rows(layout, setting, setting.model, filling, report))
+    if layout.landmarks:
+        alone = replace(setting, compressors=(), n_vectors=0)
+        for rival in setting.rivals:
+            rows += _rows(replace(layout, landmarks=False), alone, str(rival), filling, report)
+    return rows
+
+
+def _rows(
+    layout: Layout,
+    setting: Setting,
+    model: str | None,
+    filling: Callable[[Any], None] | None,
+    report: Report | None,
+) -> Iterator[Measured]:
+    methods = ["segments", *(["landmarks"] if layout.landmarks else [])]
+    name = "-".join([Path(model).stem if model else "shipped", *methods])
+    plan = Plan(setting.n_queries, 0, layout.lengths, ("noise-room",), setting.seed)
+    folder = setting.folder / name
+    with Library(folder, methods=methods, model=model, threads=setting.threads) as library:
+        evaluation = Evaluation(setting.corpus, library, plan, setting.distractors)
+        evaluation.fill(filling)
+        real = collect(library.catalog.sequences("segments"))
+        collection = enlarged(real, setting.n_vectors, seed=setting.seed)
+        segments = library.fingerprinter("segments")
+        hours = len(collection) * segments.hop_seconds / 3600
+        bench = Bench(evaluation, collection, segments, hours=hours)
+        bench.ask(report)
+        for system in _systems(bench, layout, setting, library):
+            yield bench.measure(system, report)
+
+
+def _systems(bench: Bench, layout: Layout, setting: Setting, library: Library) -> Iterator[System]:
+    if layout.landmarks:
+        yield Landmarks(library)
+    if layout.segments:
+        yield from (bench.exhaustive(kind) for kind in layout.kinds)
+    for file in setting.compressors:
+        compressor = open_compressor(str(file), threads=setting.threads)
+        runs = CompressedFingerprinter(bench.segments, compressor)
+        made, seconds = bench.compress(runs)
+        for kind in layout.kinds:
+            alone, both = bench.compressed(runs, made, seconds, kind)
+            yield alone
+            if layout.two_stages:
+                yield both
+
+
+def paper_figures(measured: Measured) -> dict[str, float]:
+    """Return the paper's Top-1 by query length for the same system; empty if it has none."""
+    name = measured.name.split(",")[0]
+    if "then segments" in measured.name:
+        return {}
+    if name.removeprefix("amg-") in PAPER_BY_NAME:
+        lengths, figures = SHORTER, PAPER_BY_NAME[name.removeprefix("amg-")]
+    else:
+        key = "segments" if name == "segments" else f"{measured.seconds + 0.5:g}"
+        lengths, figures = LENGTHS, PAPER_BY_DURATION.get(key, ())
+    return dict(zip((f"{s:g}" for s in lengths), figures, strict=False))
+
+
+def markdown(rows: Sequence[Measured], lengths: Sequence[float]) -> str:
+    """Return the measured table as Markdown, the paper's figures in brackets after ours."""
+    keys = [f"{length:g}" for length in lengths]
+    head = ["system", "vectors", "bytes / h", *(f"{k} s" for k in keys)]
+    head += ["within 0.5 s", "recall@10", "build, s"]
+    head += [f"{keys[-1]} s: index one by one, ms", "at once, ms", "whole answer, ms"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for row in rows:
+        paper = paper_figures(row)
+        cells = [row.name, f"{row.n_vectors:,}", f"{row.bytes_per_hour:,.0f}"]
+        for key in keys:
+            beside = f" (paper {paper[key]:g})" if key in paper else ""
+            cells.append(f"{row.top1[key]}{beside}" if key in row.top1 else "–")
+        cells.append(_over(keys, {k: 100 * r.value for k, r in row.near.items()}))
+        cells.append(_over(keys, {k: 100 * r["10"] for k, r in row.recall.items()}))
+        cells.append(f"{row.build_seconds:.1f}")
+        cells += [f"{ms:.2f}" for ms in row.index_ms] if row.index_ms else ["–", "–"]
+        cells.append(f"{row.query_ms[keys[-1]]:.1f}" if keys[-1] in row.query_ms else "–")
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def _over(keys: Sequence[str], values: dict[str, float]) -> str:
+    return " / ".join(f"{values[k]:.1f}" for k in keys if k in values) or "–"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,159 @@
+"""The tables of AMG-Embedding: modelled recordings, systems side by side, the paper's figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from corpora import make_corpus
+from spolia.errors import ParameterError
+from spolia.evaluation import amg, amg_tables
+from spolia.evaluation.amg import Measured
+from spolia.evaluation.amg_tables import Setting, layout, markdown, measure, paper_figures
+from spolia.evaluation.collection import collect, enlarged, gathered
+from spolia.evaluation.metrics import Rate
+from spolia.fingerprints.base import Fingerprint
+from spolia.store.rows import Sequence8
+
+LONGEST, DIM = 9, 16
+
+
+def stored(n_recordings=40, n=60, seed=0):
+    """Return smooth sequences of unit vectors in int8 around one mean."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=DIM)
+    found = []
+    for number in range(n_recordings):
+        steps = rng.normal(size=(n + 4, DIM)) * np.linspace(0.3, 1.5, DIM)
+        smooth = mean + sum(steps[i : i + n] for i in range(5)) / 2
+        smooth /= np.linalg.norm(smooth, axis=1, keepdims=True)
+        codes = np.round(smooth * 127).astype(np.int8)
+        found.append(Sequence8(f"r{number}", np.arange(n, dtype=np.int32) * 500, codes, n / 2))
+    return found
+
+
+def test_a_collection_returns_what_it_was_given():
+    empty = Sequence8("silent", np.zeros(0, np.int32), np.zeros((0, DIM), np.int8), 5.0)
+    given = [*stored(3), empty]
+    collection = collect(given)
+    assert collection.ids == ["r0", "r1", "r2", "silent"]
+    for number, one in enumerate(given):
+        found = collection.sequence(number, "segments")
+        assert np.allclose(found.times, one.times / 1000)
+        assert np.allclose(found.values, one.vectors(), atol=1e-6)
+    again = gathered(collection.sequences("segments"), collection.ids, DIM)
+    assert np.array_equal(again.places, collection.places)
+    assert np.abs(again.codes.astype(int) - collection.codes).max() <= 1
+    with pytest.raises(ParameterError, match="add recordings first"):
+        collect([empty])
+
+
+def test_modelled_recordings_have_the_statistics_of_real_ones_and_resemble_none():
+    real = collect(stored())
+    more = enlarged(real, 30_000, seed=1)
+    assert len(more) == 30_000
+    assert np.array_equal(more.codes[: len(real)], real.codes)
+    assert len(more.ids) == len(set(more.ids)) == 500
+    assert enlarged(real, 100, seed=1) is real
+    assert np.array_equal(enlarged(real, 30_000, seed=1).codes, more.codes)
+    before, after = (c.astype(np.float32) / 127 for c in (real.codes, more.codes[len(real) :]))
+    assert np.allclose(before.mean(0), after.mean(0), atol=0.06)
+    assert np.abs(np.cov(before.T) - np.cov(after.T)).max() < 0.02
+    steps = [(x[1:] * x[:-1]).sum(1).mean() for x in (before, after)]
+    assert steps[0] == pytest.approx(steps[1], abs=0.05)
+    modelled = more.sequence(len(real.ids) + 3, "segments").values
+    others = [real.sequence(i, "segments").values for i in range(len(real.ids))]
+    likeness = max(np.einsum("td,td->t", modelled, o[: len(modelled)]).mean() for o in others)
+    among = max(np.einsum("td,td->t", others[0], o).mean() for o in others[1:])
+    assert likeness < among + 0.15
+
+
+def row(name, seconds=0.0, **values):
+    rates = {key: Rate(v, v - 0.05, v + 0.05, 10) for key, v in values.items()}
+    return Measured(name, seconds, 1000, 1234.5, 1.0, rates, rates, dict.fromkeys(values, 5.0))
+
+
+def test_the_papers_figures_stand_beside_the_same_system_only():
+    assert paper_figures(row("segments, flat"))["2"] == 89.7
+    assert paper_figures(row("compressed-10s, ivf-pq", 9.5))["5"] == 96.0
+    assert paper_figures(row("compressed-10s, flat, then segments", 9.5)) == {}
+    assert paper_figures(row("amg-bilstm, flat", 9.5))["6"] == 96.8
+    assert paper_figures(row("landmarks")) == {}
+    text = markdown([row("segments, flat", **{"2": 0.9, "30": 1.0})], (2.0, 30.0))
+    assert "90.0 [85.0, 95.0] (paper 89.7)" in text
+    with pytest.raises(ParameterError, match="choose from: 1, 2, 3, 4, index"):
+        layout("5")
+
+
+class MeanCompressor:
+    """Compresses a run to its mean."""
+
+    path, longest = Path("mean.onnx"), LONGEST
+
+    def __init__(self, base, dim):
+        self.card = SimpleNamespace(
+            base=base, id="mean-1", name="compressed-5s", dim=dim, segment=40000
+        )
+
+    def compress(self, runs, padding):
+        heard = ~padding[:, :, None]
+        mean = (runs * heard).sum(1) / np.maximum(heard.sum(1), 1)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), n_tracks=14, n_val=10)
+
+
+def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monkeypatch):
+    from spolia.encoders import open_encoder
+
+    card = open_encoder("segment").card
+    monkeypatch.setattr(
+        amg_tables, "open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
+    )
+    setting = Setting(
+        corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 6, 6_000, seed=3, threads=1
+    )
+    seen = []
+    one = layout("1")
+    short = amg_tables.Layout((2.0, 5.0), landmarks=True)
+    rows = measure(short, setting, report=lambda done, total: seen.append((done, total)))
+    names = [r.name for r in rows]
+    assert one.landmarks
+    assert names == [
+        "landmarks",
+        "segments, flat",
+        "compressed-5s, flat",
+        "compressed-5s, flat, then segments",
+    ]
+    marks, segments, alone, both = rows
+    assert segments.n_vectors == 6_000
+    assert alone.n_vectors * 7 < segments.n_vectors
+    assert alone.bytes_per_hour * 7 < segments.bytes_per_hour
+    assert {r.top1["5"].n for r in rows} == {6}
+    assert segments.top1["5"].value >= 0.8
+    assert both.top1["5"].value >= alone.top1["5"].value - 0.2
+    assert both.near["5"].value == 1.0
+    assert set(alone.recall["5"]) == {"1", "10", "60"}
+    assert alone.recall["5"]["60"] >= alone.recall["5"]["1"]
+    assert marks.index_ms is None
+    assert min(segments.index_ms) > 0
+    assert seen[-1] == (12, 12)
+    assert json.dumps([r.query_ms for r in rows])
+
+
+def test_the_first_phase_of_a_query_is_cut_as_a_recording_is():
+    runs = SimpleNamespace(
+        segments=SimpleNamespace(hop_seconds=0.5), hop_seconds=4.5, derive=lambda f: f
+    )
+    system = amg.Runs.__new__(amg.Runs)
+    system.runs = runs
+    times = np.arange(0, 9.0, 0.125)
+    query = Fingerprint("segments", None, times, np.zeros((len(times), 2), np.float32), 10.0)
+    assert np.array_equal(system.cut(query).times, np.arange(0, 9.0, 0.5))
