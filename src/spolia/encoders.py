@@ -22,6 +22,7 @@ from spolia.errors import ModelError, ModelNotFound
 
 DEFAULT_SEGMENT_MODEL = "segment"
 DEFAULT_COMPRESSOR = "compressed"
+DEFAULT_SAMPLE_MODEL = "sample"
 MODEL_FORMAT = 1
 
 Vectors = npt.NDArray[np.float32]
@@ -33,7 +34,7 @@ class ModelCard:
     """What a model file says of itself."""
 
     id: str  # kind and the first 12 hex digits of the SHA-256 of architecture and weights
-    kind: str  # "segment", or "compressed"
+    kind: str  # "segment", "compressed" or "sample"
     name: str  # the recipe's name
     sample_rate: int  # Hz of the waveform it takes
     segment: int  # samples that one vector sees
@@ -142,7 +143,7 @@ class ModelFile(ABC):
 
 
 class Encoder(ModelFile):
-    """A network from waveform to segment vectors."""
+    """A network from waveform to vectors of segments, or of windows of samples."""
 
     @cached_property
     def can_warp(self) -> bool:
@@ -215,7 +216,11 @@ def shipped_models() -> list[str]:
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".onnx"))
 
 
-KINDS: dict[str, type[ModelFile]] = {"segment": Encoder, "compressed": Compressor}
+KINDS: dict[str, type[ModelFile]] = {
+    "segment": Encoder,
+    "compressed": Compressor,
+    "sample": Encoder,
+}
 
 
 def open_model(name: str, *, threads: int = 1) -> ModelFile:
@@ -227,9 +232,11 @@ def open_model(name: str, *, threads: int = 1) -> ModelFile:
     return KINDS[kind](path, threads=threads)
 
 
-def open_encoder(name: str = DEFAULT_SEGMENT_MODEL, *, threads: int = 1) -> Encoder:
-    """Open a segment model, by name or path."""
-    return _checked(Encoder(_path(name), threads=threads), "segment")
+def open_encoder(
+    name: str = DEFAULT_SEGMENT_MODEL, *, kind: str = "segment", threads: int = 1
+) -> Encoder:
+    """Open a model from sound to vectors, by name or path; kind: "segment" or "sample"."""
+    return _checked(Encoder(_path(name), threads=threads), kind)
 
 
 def open_compressor(name: str, *, threads: int = 1) -> Compressor:

@@ -109,7 +109,7 @@ def _search(pair: _Pair, speed: float) -> tuple[float, float]:
     joined = replace(pair, query=_joined(pair.query), recording=_joined(pair.recording))
     found = _correlate(joined, COARSE * FRAME, speeds, shifts)
     i, j, k = np.unravel_index(int(found.argmax()), found.shape)
-    return float(speeds[i]), float(shifts[j]) + _vertex(found[i, :, k], int(j))
+    return float(speeds[i]), float(shifts[j]) + vertex(found[i, :, k], int(j))
 
 
 def _sharpen(pair: _Pair, speed: float, shift: int) -> tuple[float, float, float]:
@@ -118,17 +118,17 @@ def _sharpen(pair: _Pair, speed: float, shift: int) -> tuple[float, float, float
     speeds = speed + step * np.arange(-FINE_STEPS, FINE_STEPS + 1, dtype=np.float64)
     found = _correlate(pair, FRAME, np.append(speeds, 1.0), np.array([shift]))[:, 0]
     i, k = (int(n) for n in np.unravel_index(int(found[:-1].argmax()), found[:-1].shape))
-    speed, unchanged = float(speeds[i] + step * _vertex(found[:-1, k], i)), found[-1]
+    speed, unchanged = float(speeds[i] + step * vertex(found[:-1, k], i)), found[-1]
     if unchanged.max() > UNCHANGED * found[i, k]:
         i, k, speed = len(speeds), int(unchanged.argmax()), 1.0
-    lag = (k + _vertex(found[i], k) - _reach(pair.lag, FRAME)) * FRAME
+    lag = (k + vertex(found[i], k) - _reach(pair.lag, FRAME)) * FRAME
     return speed, lag, float(found[i, k])
 
 
 def _measure(samples: Samples, lowest: float, n_bands: int) -> Bands:
     """Return levels above their surroundings and their rise [shape=(n_frames, n_bands)]."""
     level = _bands(samples, lowest, n_bands)
-    around = _mean(_mean(level, SURROUND_BANDS, axis=1), SURROUND_FRAMES, axis=0)
+    around = running_mean(running_mean(level, SURROUND_BANDS, axis=1), SURROUND_FRAMES, axis=0)
     above = np.maximum(level - around, 0.0)
     rise = np.zeros_like(above)
     rise[RISE_FRAMES:] = np.maximum(above[RISE_FRAMES:] - above[:-RISE_FRAMES], 0.0)
@@ -149,7 +149,7 @@ def _bands(samples: Samples, lowest: float, n_bands: int) -> Bands:
     return np.asarray((level[:, left] * (1 - share) + level[:, left + 1] * share) * inside)
 
 
-def _mean(values: Bands, radius: int, *, axis: int) -> Bands:
+def running_mean(values: Bands, radius: int, *, axis: int) -> Bands:
     """Return the mean of every value and its ``radius`` neighbours on both sides of an axis."""
     moved = np.moveaxis(values, axis, 0)
     total = np.concatenate([np.zeros((1, *moved.shape[1:])), np.cumsum(moved, 0, np.float64)])
@@ -204,7 +204,7 @@ def _at(values: Bands, seconds: Floats, frame: float) -> Bands:
     return np.asarray((values[left] * (1 - share) + values[right] * share) * inside[:, None])
 
 
-def _vertex(values: Bands, peak: int) -> float:
+def vertex(values: Bands, peak: int) -> float:
     """Return where a parabola through a peak and its neighbours is highest, -0.5 to 0.5."""
     if not 0 < peak < len(values) - 1:
         return 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprinter
 
-METHODS = ("segments", "compressed", "landmarks")
+METHODS = ("segments", "compressed", "landmarks", "samples")
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
@@ -18,6 +18,10 @@ def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinte
         return SegmentFingerprinter(model=model or DEFAULT_SEGMENT_MODEL)
     if method == "compressed":
         return make_compressed(make_fingerprinter("segments", model=model))
+    if method == "samples":
+        from spolia.fingerprints.samples import SampleFingerprinter
+
+        return SampleFingerprinter()
     if method == "landmarks":
         from spolia.fingerprints.landmarks import LandmarkFingerprinter
 

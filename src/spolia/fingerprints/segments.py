@@ -39,6 +39,7 @@ class SegmentFingerprinter:
     """Makes ``segments`` fingerprints with an encoder."""
 
     method = "segments"
+    phases = QUERY_PHASES
 
     def __init__(
         self, encoder: Encoder | None = None, *, model: str = DEFAULT_SEGMENT_MODEL
@@ -129,8 +130,8 @@ class SegmentFingerprinter:
         return Fingerprint(self.method, self.model_id, times[order], vectors[order], audio.duration)
 
     def _phases(self, audio: Audio) -> Iterator[tuple[Times, Vectors]]:
-        shift = self.card.hop // QUERY_PHASES
-        for phase in range(QUERY_PHASES):
+        shift = self.card.hop // self.phases
+        for phase in range(self.phases):
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
                 return

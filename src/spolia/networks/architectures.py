@@ -8,10 +8,12 @@ from typing import Any
 from spolia.errors import TrainingError
 from spolia.networks.front_end import FrontEndConfig
 from spolia.networks.nafp import MelConfig, Nafp, NafpConfig
+from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig, SampleFrontEnd
 from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
 
 ARCHITECTURES: dict[str, tuple[Any, Any, Any]] = {
     "segment": (SegmentEncoder, SegmentEncoderConfig, FrontEndConfig),
+    "sample": (SampleEncoder, SampleEncoderConfig, SampleFrontEnd),
     "nafp": (Nafp, NafpConfig, MelConfig),
 }
 

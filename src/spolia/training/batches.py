@@ -26,6 +26,7 @@ class Batch:
     groups: Tensor  # int64 [shape=(n_rows,)]
     files: Tensor  # int64 [shape=(n_rows,)]
     starts: Tensor  # int64 [shape=(n_rows,)], the anchors' first sample within the pool
+    others: Tensor | None = None  # of mixtures, the second row that is in each [shape=(n_rows,)]
 
 
 class Places(NamedTuple):
@@ -127,6 +128,20 @@ class BatchMaker:
             -geometry.shift, geometry.shift + 1, (rows,), generator=rng, device=self.device
         )
         source_starts = middle + shift - geometry.context
+        return Batch(
+            self.spectrogram(starts),
+            self.positives(source_starts, rng),
+            groups,
+            files,
+            middle + lead,
+        )
+
+    def positives(self, source_starts: Tensor, rng: torch.Generator) -> Tensor:
+        """Return log power of degraded windows [shape=(n_rows, n_bands, n_frames)].
+
+        source_starts: first samples of the windows with their context [shape=(n_rows,)].
+        """
+        geometry, rows = self.geometry, len(source_starts)
         signal = self._cut(self.tracks, source_starts, geometry.window)
         if self.coded is not None:
             use = torch.rand(rows, generator=rng, device=self.device) < self.recipe.data.coded
@@ -137,8 +152,7 @@ class BatchMaker:
         )
         noise = self._cut(self.noise, noise_starts, geometry.window)
         degraded = self.degrader(signal, noise, geometry.context, rng)
-        positives = self._change(self.log_bands(degraded), rng)
-        return Batch(self.spectrogram(starts), positives, groups, files, middle + lead)
+        return self._change(self.log_bands(degraded), rng)
 
     def _change(self, log_power: Tensor, rng: torch.Generator) -> Tensor:
         semitones, tempo = draw_factors(len(log_power), self.recipe.warp, log_power, rng)

@@ -20,6 +20,7 @@ from spolia.errors import MissingDependency
 from spolia.networks.architectures import build_encoder
 from spolia.networks.nafp import Nafp
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
+from spolia.networks.sample_encoder import SampleEncoder
 from spolia.training.initial import load_checkpoint
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
@@ -49,14 +50,15 @@ def _history(state: dict[str, Any], corpora: Sequence[Path]) -> dict[str, Any]:
 def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, Any]) -> ModelCard:
     """Write an encoder as ONNX with its card; the file appears whole or not at all."""
     proto = _to_onnx(model)
+    kind = "sample" if isinstance(model, SampleEncoder) else "segment"
     card = ModelCard(
-        id=f"segment-{_content_hash(model)}",
-        kind="segment",
+        id=f"{kind}-{_content_hash(model)}",
+        kind=kind,
         name=name,
         sample_rate=model.config.front_end.sample_rate,
         segment=model.config.segment_samples,
         hop=model.config.hop_samples,
-        margin=0 if isinstance(model, Nafp) else 1,
+        margin=_margin(model),
         dim=model.config.dim,
         n_parameters=sum(p.numel() for p in model.parameters()),
         architecture=json.loads(json.dumps(asdict(model.config))),
@@ -66,6 +68,13 @@ def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, A
     write_card(proto, card)
     _save(proto, target)
     return _checked(target)
+
+
+def _margin(model: Any) -> int:
+    """Return the vectors at a block's ends that the running means beyond them reach."""
+    if isinstance(model, Nafp):
+        return 0
+    return -(-(model.standardise.n_frames // 2) // model.config.hop_frames)
 
 
 def export_embedding(checkpoint: Path, target: Path, *, corpora: Sequence[Path] = ()) -> ModelCard:

@@ -32,6 +32,7 @@ from spolia.training.responses import (
     vary,
 )
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
+from spolia.training.sampling import SampleBatchMaker
 from spolia.training.validation import retrieval
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ class Run(ResumableRun):
             self.model,
             embed,
             rows,
-            lambda vectors: self.objective(vectors, batch.groups, wanted),
+            lambda vectors: self.objective(vectors, batch.groups, wanted, batch.others),
             optimiser.chunk or len(rows),
         )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -226,7 +227,8 @@ def make_batches(
         )
         recordings = extended(recordings, pieces)
         coded = None if coded is None else extended(coded, pieces)
-    return BatchMaker(
+    maker = SampleBatchMaker if recipe.sampling.use else BatchMaker
+    return maker(
         recipe,
         model.log_bands,
         geometry,

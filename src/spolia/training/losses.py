@@ -24,6 +24,30 @@ def nt_xent(anchors: Tensor, positives: Tensor, groups: Tensor, temperature: flo
     return F.cross_entropy(similarity.masked_fill(ignored, float("-inf")), partner)
 
 
+def mixture_nt_xent(
+    anchors: Tensor, mixtures: Tensor, groups: Tensor, others: Tensor, temperature: float
+) -> Tensor:
+    """Return the cross-entropy of mixtures, each of which holds two rows' sound.
+
+    anchors, mixtures: unit vectors [shape=(n, dim)]; groups: of the rows, int64 [shape=(n,)];
+    others: mixture i holds rows i and ``others[i]``, int64 [shape=(n,)]. Both rows are positives,
+    each in a softmax of its own, as in supervised contrastive learning (Khosla et al. 2020, eq. 2);
+    what shares a group with a mixture is no negative of it. Anchors look for mixtures likewise.
+    """
+    n = len(anchors)
+    vectors = torch.cat([anchors, mixtures]).float()
+    similarity = vectors @ vectors.T / temperature
+    parts = torch.stack([torch.cat([groups, groups]), torch.cat([groups, groups[others]])], dim=1)
+    related = (parts[:, None, :, None] == parts[None, :, None, :]).any((2, 3))
+    negatives = similarity.masked_fill(related, float("-inf")).logsumexp(1)
+    row = torch.arange(n, device=vectors.device)
+    pairs = torch.stack([torch.cat([row, row]), torch.cat([row, others])])  # mixture, row in it
+    positive = similarity[pairs[0] + n, pairs[1]]
+    of_mixtures = F.softplus(negatives[pairs[0] + n] - positive)
+    of_anchors = F.softplus(negatives[pairs[1]] - positive)
+    return (of_mixtures.mean() + of_anchors.mean()) / 2
+
+
 def semi_hard_triplet(anchors: Tensor, positives: Tensor, groups: Tensor, margin: float) -> Tensor:
     """Return the triplet loss with semi-hard negatives (Schroff et al. 2015).
 

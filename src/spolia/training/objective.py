@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from spolia.errors import TrainingError
-from spolia.training.losses import nt_xent, semi_hard_triplet, similarity_distillation
+from spolia.training.losses import (
+    mixture_nt_xent,
+    nt_xent,
+    semi_hard_triplet,
+    similarity_distillation,
+)
 from spolia.training.recipe import OptimiserConfig, TeacherConfig
 
 LOSSES = ("nt_xent", "triplet")
@@ -30,14 +35,26 @@ class Objective:
         """Return the teacher's vectors of a batch's rows [shape=(n, n_segments, dim)], or None."""
         return None if self.teacher is None else self.teacher.embed(rows)
 
-    def __call__(self, vectors: Tensor, groups: Tensor, wanted: Tensor | None) -> Tensor:
+    def __call__(
+        self,
+        vectors: Tensor,
+        groups: Tensor,
+        wanted: Tensor | None,
+        others: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of anchors followed by positives [shape=(2 · n_rows, n_segments, dim)].
 
-        groups: of the rows, int64 [shape=(n_rows,)]; wanted: see :meth:`wanted`.
+        groups: of the rows, int64 [shape=(n_rows,)]; wanted: see :meth:`wanted`; others: of
+        mixtures, the second row in each, int64 [shape=(n_rows,)].
         """
         anchors, positives = (v.flatten(0, 1) for v in vectors.chunk(2))
-        of = groups[:, None].expand(len(groups), vectors.shape[1]).flatten()
-        if self.optimiser.loss == "triplet":
+        n_segments = vectors.shape[1]
+        of = groups[:, None].expand(len(groups), n_segments).flatten()
+        if others is not None:
+            step = torch.arange(n_segments, device=others.device)
+            second = (others[:, None] * n_segments + step).flatten()
+            loss = mixture_nt_xent(anchors, positives, of, second, self.optimiser.temperature)
+        elif self.optimiser.loss == "triplet":
             loss = semi_hard_triplet(anchors, positives, of, self.optimiser.margin)
         else:
             loss = nt_xent(anchors, positives, of, self.optimiser.temperature)

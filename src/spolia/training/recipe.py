@@ -70,11 +70,30 @@ class MiningConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """What is done to a sample; probabilities in [0, 1]. Pitch and tempo: see WarpConfig."""
+
+    use: bool = False  # instead of the degradation chain
+    bed: float = 0.9  # other music over it
+    bed_db: tuple[float, float] = (-12.0, 10.0)  # level of the bed over the sample's
+    loop: float = 0.3  # a part of the window, repeated
+    loop_seconds: tuple[float, float] = (0.4, 2.2)
+    part: float = 0.35  # heard in a part of the window only
+    least_part: float = 0.4  # share of the window
+    equaliser: float = 0.7
+    equaliser_db: float = 6.0  # standard deviation of its control points
+    edge: float = 0.4  # high- or low-pass filter
+    edge_db: float = 30.0  # what it takes off at the far end, at most
+    reverb: float = 0.25
+    reverb_seconds: tuple[float, float] = (0.2, 1.2)  # to decay by 60 dB
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run of a fingerprint encoder."""
 
     name: str
-    architecture: str = "segment"  # "segment" (small, default) or "nafp"
+    architecture: str = "segment"  # or "nafp", "sample"
     model: dict[str, Any] = field(default_factory=dict)  # overrides of the architecture's config
     seed: int = 0
     initial: str = ""  # weights to start from: a checkpoint, a model file or a shipped model
@@ -85,6 +104,7 @@ class Recipe:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -19,7 +19,7 @@ from spolia.training.degrade import chance, uniform
 
 @dataclass(frozen=True)
 class WarpConfig:
-    """Ranges of the changes; each row gets at most one kind."""
+    """Ranges of the changes; each row gets at most one kind, or a pitch shift and a stretch."""
 
     pitch: float = 0.3  # probability of a pitch shift
     semitones: float = 2.5  # largest shift either way
@@ -27,6 +27,7 @@ class WarpConfig:
     speed_change: float = 0.08  # largest relative change
     tempo: float = 0.25  # probability of a time stretch
     tempo_change: float = 0.12  # largest relative change
+    both: float = 0.0  # probability of a pitch shift and a time stretch at once
 
     @property
     def largest_stretch(self) -> float:
@@ -53,15 +54,21 @@ def draw_factors(
     kind = torch.rand(rows, generator=rng, device=like.device)
     is_pitch = kind < config.pitch
     is_speed = (kind >= config.pitch) & (kind < config.pitch + config.speed)
-    is_tempo = (kind >= config.pitch + config.speed) & (
-        kind < config.pitch + config.speed + config.tempo
-    )
+    from_tempo = config.pitch + config.speed
+    is_tempo = (kind >= from_tempo) & (kind < from_tempo + config.tempo)
     amount = uniform((rows,), -1.0, 1.0, like, rng)
     speed = torch.log1p(config.speed_change * amount)
     semitones = torch.where(is_pitch, config.semitones * amount, torch.zeros_like(amount))
     semitones = torch.where(is_speed, speed * 12 / math.log(2), semitones)
     tempo = torch.where(is_speed, speed.exp(), torch.ones_like(amount))
     tempo = torch.where(is_tempo, 1 + config.tempo_change * amount, tempo)
+    if config.both:
+        is_both = (kind >= from_tempo + config.tempo) & (
+            kind < from_tempo + config.tempo + config.both
+        )
+        other = uniform((rows,), -1.0, 1.0, like, rng)
+        semitones = torch.where(is_both, config.semitones * other, semitones)
+        tempo = torch.where(is_both, 1 + config.tempo_change * amount, tempo)
     return semitones, tempo
 
 

@@ -1,0 +1,145 @@
+"""The encoder of samples: four seconds of sound → one unit vector, every half second.
+
+A sample in a new track is pitched, stretched, equalised and covered by other sounds. As the segment
+encoder, this one is convolutional in time, so that overlapping windows share all work: strided
+convolutions down to one column per half second, one convolution over columns, then a generalised
+mean (Radenović et al. 2018) over those that a window covers, since a sample may fill only part of
+it. Half of each band's local mean is taken off, so that equalisers and steady sounds count less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spolia.networks.front_end import FrontEndConfig, LogBands, resampled
+from spolia.networks.segment_encoder import DownBlock, FrequencyBlock, unit_norm
+
+
+@dataclass(frozen=True)
+class SampleFrontEnd(FrontEndConfig):
+    """Settings of the log-frequency spectrogram: six octaves, two bands a semitone."""
+
+    sample_rate: int = 16000  # Hz
+    n_fft: int = 2048  # 128 ms
+    hop_length: int = 512  # 32 ms
+    n_bands: int = 144
+    bands_per_octave: int = 24
+    f_min: float = 100.0  # Hz
+
+
+@dataclass(frozen=True)
+class SampleEncoderConfig:
+    """Shape of the encoder."""
+
+    front_end: SampleFrontEnd = field(default_factory=SampleFrontEnd)
+    channels: tuple[int, ...] = (16, 40, 96, 192)  # after each strided convolution
+    n_blocks: tuple[int, ...] = (0, 0, 0, 0)  # residual blocks after each strided convolution
+    columns: int = 7  # that a window covers, one per hop
+    hidden: int = 384  # of a column
+    dim: int = 192  # size of the vector
+
+    @property
+    def hop_frames(self) -> int:
+        """Frames between windows."""
+        return int(2 ** len(self.channels))
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames that one window sees."""
+        return 2 * self.hop_frames - 1 + (self.columns - 1) * self.hop_frames
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples that one window sees."""
+        front = self.front_end
+        return (self.segment_frames - 1) * front.hop_length + front.n_fft
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between windows."""
+        return self.hop_frames * self.front_end.hop_length
+
+
+class BandStandardisation(nn.Module):
+    """Subtracts half of each band's local mean, then standardises over all bands.
+
+    Means are running ones over a window, so that a vector depends on nothing but its own sound and
+    what is around it. Silence gives zeros.
+    """
+
+    def __init__(self, n_frames: int, softening: float = 0.1) -> None:
+        super().__init__()
+        self.n_frames, self.softening = n_frames, softening
+
+    def forward(self, log_power: Tensor) -> Tensor:
+        """Map [shape=(n_batch, n_bands, n_frames)] to the same shape."""
+        centred = log_power - 8.0
+        flat = centred - 0.5 * self._mean(centred)
+        moments = self._mean(torch.stack([flat.mean(1), flat.square().mean(1)], dim=1))
+        mean, square = moments[:, :1], moments[:, 1:]
+        deviation = (square - mean.square()).clamp(min=0.0).sqrt()
+        return (flat - mean) / (deviation + self.softening)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        half = self.n_frames // 2
+        return F.avg_pool1d(x, self.n_frames, 1, half, count_include_pad=False)
+
+
+class SampleEncoder(nn.Module):
+    """Waveform → one unit vector per window, one window every half second."""
+
+    def __init__(self, config: SampleEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.log_bands = LogBands(config.front_end)
+        self.standardise = BandStandardisation(config.segment_frames)
+        layers: list[nn.Module] = []
+        n_in = 1
+        for n_out, n_blocks in zip(config.channels, config.n_blocks, strict=True):
+            layers.append(DownBlock(n_in, n_out))
+            layers.extend(FrequencyBlock(n_out) for _ in range(n_blocks))
+            n_in = n_out
+        self.trunk = nn.Sequential(*layers)
+        n_rows = -(-config.front_end.n_bands // config.hop_frames)
+        self.columns = nn.Sequential(
+            nn.Conv2d(n_in, config.hidden, (n_rows, 1), bias=False),
+            nn.BatchNorm2d(config.hidden),
+            nn.ReLU(),
+            nn.Conv2d(config.hidden, config.hidden, (1, 3), bias=False),
+            nn.BatchNorm2d(config.hidden),
+            nn.ReLU(),
+        )
+        self.power = nn.Parameter(torch.tensor(3.0))
+        self.head = nn.Sequential(
+            nn.Conv1d(config.hidden, config.hidden, 1),
+            nn.ReLU(),
+            nn.Conv1d(config.hidden, config.dim, 1),
+        )
+
+    def embed(self, log_power: Tensor) -> Tensor:
+        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim).
+
+        n_windows = 1 + (n_frames − segment_frames) // hop_frames. Silence yields finite vectors.
+        """
+        x = self.standardise(log_power)[:, None]
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.columns(self.trunk(x))[:, :, 0].float()  # (B, hidden, columns)
+        pooled = F.avg_pool1d(x.clamp(min=1e-4).pow(self.power), self.config.columns - 2, 1)
+        x = self.head(pooled.pow(1.0 / self.power))
+        return unit_norm(x.transpose(1, 2))
+
+    def forward(
+        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
+    ) -> Tensor:
+        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_windows, dim).
+
+        bands, frames: as of :meth:`spolia.networks.segment_encoder.SegmentEncoder.forward`.
+        """
+        log_power = self.log_bands(waveform)
+        if bands is not None and frames is not None:
+            log_power = resampled(resampled(log_power, bands, 1), frames, 2)
+        return self.embed(log_power)
