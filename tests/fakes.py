@@ -22,6 +22,7 @@ class BandEnergies:
     segment_seconds = 1.0
     query_changes = ()
     delay: ClassVar = {}
+    confirmation = None
 
     def __init__(self, model_id: str = "bands-000000000001") -> None:
         self.model_id = model_id

@@ -176,7 +176,7 @@ def test_nafp_gradient_reaches_every_parameter(nafp, noise):
 
 
 def test_unknown_architectures_and_settings_are_named():
-    with pytest.raises(TrainingError, match="known: segment, nafp"):
+    with pytest.raises(TrainingError, match="known: segment, sample, nafp"):
         build_encoder("resnet", {})
     with pytest.raises(TrainingError, match="no setting 'depth'"):
         build_encoder("segment", {"depth": 3})

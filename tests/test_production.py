@@ -24,8 +24,9 @@ from spolia.production.levels import level_over
 from spolia.production.plan import Change, Habits, draw_change, draw_plan
 from spolia.production.produce import produce, sample_free
 from spolia.production.transform import changed, transformed
-from spolia.production.truth import Use, transformation
+from spolia.production.truth import Use
 from spolia.production.voice import sing
+from spolia.samples import transformation
 from spolia.spectral_alignment import align
 
 RATE = 16000

@@ -60,12 +60,12 @@ class Calibration:
         lengths, sizes, levels = (np.array(column) for column in zip(*self.thresholds, strict=True))
         by_size = [
             np.interp(
-                np.log(max(seconds, 1e-3)), np.log(lengths[sizes == n]), _logit(levels[sizes == n])
+                np.log(max(seconds, 1e-3)), np.log(lengths[sizes == n]), logit(levels[sizes == n])
             )
             for n in np.unique(sizes)
         ]
         level = np.interp(np.log(max(n_entries, 1)), np.log(np.unique(sizes)), by_size)
-        return float(_logistic(np.asarray(level)))
+        return float(logistic(np.asarray(level)))
 
     def probability(
         self, *, evidence: float, score: float, support: float, rival: float, n_entries: int
@@ -76,7 +76,7 @@ class Calibration:
         recording's sound; n_entries: vectors or hashes of the library.
         """
         x = features(np.array([[evidence, score, support, rival]]), np.array([n_entries]))[0]
-        return float(_logistic(np.array(x @ np.asarray(self.weights))))
+        return float(logistic(np.array(x @ np.asarray(self.weights))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model's metadata."""
@@ -85,10 +85,11 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Read what :meth:`to_dict` wrote; raises ParameterError where it is incomplete."""
+        own = {k: v for k, v in values.items() if k != "confirmation"}  # see spolia.confirmation
         try:
             thresholds = tuple(tuple(cell) for cell in values.get("thresholds", ()))
             changes = {"weights": tuple(values["weights"]), "thresholds": thresholds}
-            calibration = cls(**{**values, **changes})
+            calibration = cls(**{**own, **changes})
         except (KeyError, TypeError) as error:
             raise ParameterError(
                 f"not a calibration ({error}); calibrate the model again"
@@ -160,10 +161,10 @@ def fit(
     lengths = np.zeros(len(queries)) if seconds is None else np.asarray(seconds, np.float64)
     table = _drawn_all(queries, right, lengths, n_entries, None, seed)
     x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
-    table = _drawn_all(queries, right, lengths, n_entries, _newton(x, y, table[:, 6]), seed)
+    table = _drawn_all(queries, right, lengths, n_entries, newton(x, y, table[:, 6]), seed)
     x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
-    weights = _newton(x, y, table[:, 6])
-    probability = _logistic(x @ weights)
+    weights = newton(x, y, table[:, 6])
+    probability = logistic(x @ weights)
     n_absent = {length: int((~right & (lengths == length)).sum()) for length in np.unique(lengths)}
     return Calibration(
         tuple(float(round(w, 5)) for w in weights),
@@ -292,24 +293,26 @@ def _levels(
                 yield float(kind), float(round(share * n_entries)), round(level, 7)
 
 
-def _newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
+def newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
     """Return the weights of a logistic function in which right and wrong weigh the same."""
     weight = weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum())
     weight *= len(x)
     weights = np.zeros(x.shape[1])
     for _ in range(60):
-        p = _logistic(x @ weights)
+        p = logistic(x @ weights)
         gradient = x.T @ (weight * (p - right)) + ridge * weights
         curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
         weights -= np.linalg.solve(curvature, gradient)
     return weights
 
 
-def _logistic(x: Floats) -> Floats:
+def logistic(x: Floats) -> Floats:
+    """Return 1 / (1 + exp(-x))."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40.0, 40.0))))
 
 
-def _logit(p: Floats) -> Floats:
+def logit(p: Floats) -> Floats:
+    """Return log(p / (1 - p)), within ± 27.6."""
     return np.asarray(np.log(np.clip(p, 1e-12, 1 - 1e-12) / np.clip(1 - p, 1e-12, 1)))
 
 
@@ -323,7 +326,7 @@ def threshold_for(wrong: Floats, false_accepts: float, n_queries: int | None = N
     """
     if not len(wrong):
         return 0.5
-    logits = _logit(wrong)
+    logits = logit(wrong)
     share = false_accepts * (n_queries or len(wrong)) / len(wrong)
     if share >= 0.1:
         level = float(np.quantile(logits, 1.0 - min(share, 1.0)))
@@ -332,4 +335,4 @@ def threshold_for(wrong: Floats, false_accepts: float, n_queries: int | None = N
         level = start + float(np.maximum(logits[logits >= start] - start, 0).mean()) * np.log(
             0.1 / share
         )
-    return float(np.clip(_logistic(np.asarray(level)), 0.01, 0.999999))
+    return float(np.clip(logistic(np.asarray(level)), 0.01, 0.999999))

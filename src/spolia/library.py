@@ -11,20 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from spolia.alignment import Line
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_compressed, make_fingerprinter
-from spolia.identify import (
-    Identification,
-    Match,
-    is_sure,
-)
+from spolia.fingerprints.samples import SampleFingerprinter
+from spolia.identify import Identification, Match, is_sure
 from spolia.ingest import AddReport, Progress, ingest
-from spolia.placing import Place, place
+from spolia.placing import confirmed, place
 from spolia.recording import Recording
-from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed
+from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
+from spolia.sample_search import Report, SampleFinder
+from spolia.samples import Samples, calibration_of
 from spolia.searching import (
     CompressedSearcher,
     LandmarkSearcher,
@@ -58,19 +56,20 @@ class Library:
         methods: Iterable[str] | None = None,
         model: str | None = None,
         compressor: str | None = None,
+        sample_model: str | None = None,
         threads: int = 2,
         fingerprinters: Sequence[Fingerprinter] | None = None,
     ) -> None:
         """Open a library folder, or make one.
 
         methods: what a new library holds, or what to extend an old one by; default "segments".
-        model, compressor: name or path of the segment model, and of the model that compresses its
-        vectors. fingerprinters: used instead of the registry's.
+        model, compressor, sample_model: name or path of the segment model, of the model that
+        compresses its vectors, and of the model of samples. fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
         self.threads = max(1, threads)
-        self.model, self.compressor = model, compressor
+        self.model, self.compressor, self.sample_model = model, compressor, sample_model
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
         wanted = methods or self._fingerprinters
         self.catalog = Catalog(self.folder, create=create)
@@ -123,7 +122,8 @@ class Library:
     def _made(self, method: str) -> Fingerprinter:
         if method == "compressed":
             return make_compressed(self.fingerprinter("segments"), self.compressor)
-        return make_fingerprinter(method, model=self.model)
+        model = self.sample_model if method == "samples" else self.model
+        return make_fingerprinter(method, model=model)
 
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
@@ -190,9 +190,7 @@ class Library:
         """
         started = time.perf_counter()
         method = self._chosen(method)
-        audio = self._query_audio(source, self._query_fingerprinter(method))
-        name = name or (name_of(source) if not isinstance(source, Audio) else "<audio>")
-        check_query(audio, name, MINIMUM_QUERY)
+        audio, name = self._query(source, self._query_fingerprinter(method), name)
         matches, n_decided = self._find(audio, method, threshold, top)
         return Identification(
             name,
@@ -210,18 +208,35 @@ class Library:
     ) -> list[Candidate]:
         """Return the candidates that count as matches, most probable first.
 
-        threshold: probability for all; by default the calibration's, by the length of a
-        candidate's stretch.
+        threshold: probability for all; by default that of the calibration, or of the confirmation
+        where the recording's sound was heard, by the length of a candidate's stretch.
         """
         searcher = self._searcher(self._chosen(method))
         calibration, n_entries = searcher.fingerprinter.calibration, searcher.n_entries
+        confirmation = searcher.fingerprinter.confirmation
 
-        def limit(line: Line) -> float:
+        def limit(candidate: Candidate) -> float:
             if threshold is not None:
                 return threshold
-            return calibration.threshold_at(line.query_end - line.query_start, n_entries)
+            seconds = candidate.line.query_end - candidate.line.query_start
+            heard = candidate.place is not None and candidate.place.correlation is not None
+            if heard and confirmation and confirmation.thresholds:
+                return confirmation.threshold_at(seconds)
+            return calibration.threshold_at(seconds, n_entries)
 
-        return [c for c in rivals_removed(candidates) if c.probability >= limit(c.line)]
+        return [c for c in rivals_removed(candidates) if c.probability >= limit(c)]
+
+    def confirmed(
+        self, audio: Audio, candidates: list[Candidate], *, method: str | None = None
+    ) -> list[Candidate]:
+        """Return candidates with the likeliest judged by the sound of their recordings too.
+
+        See :func:`spolia.placing.confirmed`. Without a fitted confirmation they come back as given.
+        """
+        confirmation = self._query_fingerprinter(self._chosen(method)).confirmation
+        if confirmation is None:
+            return candidates
+        return confirmed(candidates, lambda c: self.place(audio, c), confirmation)
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
@@ -238,6 +253,46 @@ class Library:
             searcher.same,
             n_entries=searcher.n_entries,
             calibration=fingerprinter.calibration,
+        )
+
+    def find_samples(
+        self,
+        source: Source | Audio,
+        *,
+        top: int = 0,
+        threshold: float | None = None,
+        name: str | None = None,
+        progress: Report | None = None,
+    ) -> Samples:
+        """Say which recordings a track samples, where, and what was done to them.
+
+        top: also return up to this many candidates below the threshold; threshold: probability
+        from which a match counts, by default the model's; progress: gets (done, all) places
+        compared. Matches need the recordings' files where they were when they were added.
+
+        Raises AudioError for a track that is too short, silent or unreadable.
+        """
+        started = time.perf_counter()
+        fingerprinter = cast(SampleFingerprinter, self.fingerprinter(self._chosen("samples")))
+        audio, name = self._query(source, fingerprinter, name)
+        calibration = calibration_of(fingerprinter.card.calibration)
+        found = self.sample_finder(audio, progress).matches(calibration)
+        limit = calibration.threshold if threshold is None else threshold
+        n_decided = sum(match.probability >= limit for match in found)
+        seconds = time.perf_counter() - started
+        return Samples(name, audio.duration, seconds, n_decided > 0, found[: max(top, n_decided)])
+
+    def sample_finder(self, audio: Audio, progress: Report | None = None) -> SampleFinder:
+        """Return what finds the samples of a track, given at the fingerprinter's sample rate."""
+        fingerprinter = self.fingerprinter(self._chosen("samples"))
+        return SampleFinder(
+            audio,
+            fingerprinter.fingerprint_query(audio),
+            cast(VectorIndex, self.index("samples")),
+            self.catalog.get,
+            seconds=fingerprinter.segment_seconds,
+            threads=self.threads,
+            report=progress,
         )
 
     def _query_fingerprinter(self, method: str) -> Fingerprinter:
@@ -278,10 +333,17 @@ class Library:
                 self.catalog.declare({part: model_id})
         return method
 
-    def _query_audio(self, source: Source | Audio, fingerprinter: Fingerprinter) -> Audio:
+    def _query(
+        self, source: Source | Audio, fingerprinter: Fingerprinter, name: str | None
+    ) -> tuple[Audio, str]:
+        """Return a query's sound as a fingerprinter takes it, and the query's name."""
         if isinstance(source, Audio):
-            return source.resample(fingerprinter.sample_rate)
-        return Audio.load(source, sample_rate=fingerprinter.sample_rate)
+            audio, name = source.resample(fingerprinter.sample_rate), name or "<audio>"
+        else:
+            audio = Audio.load(source, sample_rate=fingerprinter.sample_rate)
+            name = name or name_of(source)
+        check_query(audio, name, MINIMUM_QUERY)
+        return audio, name
 
     def _matches(
         self,
@@ -306,6 +368,7 @@ class Library:
             generation = self.catalog.generation
             try:
                 candidates = self.candidates(audio, method=method)
+                candidates = self.confirmed(audio, candidates, method=method)
                 return self._matches(audio, candidates, method, threshold, top)
             except UnknownRecording:  # removed while we searched: search what is left
                 if generation == self.catalog.generation:
@@ -313,6 +376,8 @@ class Library:
 
     def place(self, audio: Audio, candidate: Candidate) -> Place:
         """Return where a candidate lies exactly, and the query's pitch, see spolia.placing."""
+        if candidate.place is not None:
+            return candidate.place
         recording = self.catalog.get(candidate.recording_id)
         semitones, lag = candidate.semitones, candidate.lag
         return place(audio, candidate.line, recording, semitones=semitones, lag=lag)

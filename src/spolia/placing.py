@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from spolia.alignment import Line
 from spolia.audio import Audio
+from spolia.confirmation import Confirmation
 from spolia.errors import AudioError
 from spolia.recording import Recording
+from spolia.rivals import Candidate, Place, overlapping
 from spolia.spectral_alignment import MOST_LAG, N_FFT, SAMPLE_RATE, Alignment, align
 
 SPAN = 10.0  # seconds of a query that are aligned at once
@@ -16,15 +19,10 @@ BEYOND = 0.2  # seconds of the recording that are decoded on both sides of where
 LEAST = 0.8  # seconds: less cannot be aligned
 CONVINCING = 0.08  # correlation; below it, a third of alignments were worse than the vectors' line
 SEEKING = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"])  # decoded from any place
+MOST_CONTENDERS = 4  # candidates on one stretch that are aligned,
+MOST_PLACES = 2  # and of one recording;
+FAR_BEHIND = 0.01  # share of the first one's probability below which others are not
 PATIENCE = 120.0  # seconds that are decoded for nothing in other files
-
-
-@dataclass(frozen=True)
-class Place:
-    """A line and what is known of the pitch."""
-
-    line: Line
-    semitones: float | None = None  # how much higher the query sounds; None: not measured
 
 
 def place(
@@ -50,13 +48,67 @@ def place(
         found = _aligned(query, line, recording, semitones, start + spare, end - spare, lag)
         if found is None:
             return Place(line)
-        return Place(replace(line, offset=found.offset, speed=found.speed), found.semitones)
+        moved = replace(line, offset=found.offset, speed=found.speed)
+        return _heard(line, moved, found.semitones, [found])
     first = _aligned(query, line, recording, semitones, start, start + SPAN, lag)
     last = _aligned(query, line, recording, semitones, end - SPAN, end, lag)
     if first is None or last is None:
         return Place(line)
     joined = _through(line, first, start + SPAN / 2, last, end - SPAN / 2)
-    return Place(joined, (first.semitones + last.semitones) / 2)
+    return _heard(line, joined, (first.semitones + last.semitones) / 2, [first, last])
+
+
+def _heard(line: Line, moved: Line, semitones: float, found: Sequence[Alignment]) -> Place:
+    """Return the moved line where the recording is clearly heard, else the line as it was."""
+    correlation = min(a.correlation for a in found)
+    prominence = min(a.prominence for a in found)
+    if correlation < CONVINCING:
+        return Place(line, None, correlation, prominence)
+    return Place(moved, semitones, correlation, prominence)
+
+
+def confirmed(
+    candidates: Sequence[Candidate],
+    align: Callable[[Candidate], Place],
+    confirmation: Confirmation,
+) -> list[Candidate]:
+    """Return candidates, the likeliest judged by the recordings' sound too, most probable first.
+
+    align: the place of a candidate. Where a recording's file is gone, the vectors' opinion stands.
+    """
+    chosen = {id(c) for c in contenders(candidates)}
+    found = []
+    for candidate in candidates:
+        if id(candidate) in chosen:
+            placed, before = align(candidate), candidate.probability
+            candidate = replace(candidate, place=placed, by_vectors=before)
+            if placed.correlation is not None and placed.prominence is not None:
+                line = candidate.line
+                after = confirmation.probability(
+                    vectors=before,
+                    correlation=placed.correlation,
+                    prominence=placed.prominence,
+                    seconds=line.query_end - line.query_start,
+                )
+                candidate = replace(candidate, probability=after)
+        found.append(candidate)
+    return sorted(found, key=lambda c: -c.probability)
+
+
+def contenders(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that may be right: a few on every stretch, none far behind the first.
+
+    candidates: most probable first.
+    """
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        rivals = [c for c in kept if overlapping(c.line, candidate.line)]
+        own = sum(c.recording_id == candidate.recording_id for c in rivals)
+        if len(rivals) >= MOST_CONTENDERS or own >= MOST_PLACES:
+            continue
+        if not rivals or candidate.probability >= FAR_BEHIND * rivals[0].probability:
+            kept.append(candidate)
+    return kept
 
 
 def is_unchanged(recording: Recording) -> bool:
@@ -96,7 +148,7 @@ def _aligned(
         semitones=semitones,
         lag=lag,
     )
-    if found is None or found.correlation < CONVINCING:
+    if found is None:
         return None
     return replace(found, offset=found.offset - found.speed * start)
 

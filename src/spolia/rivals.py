@@ -23,6 +23,16 @@ SAME_SOUND = 0.6  # mean similarity of stored vectors from which two recordings 
 
 
 @dataclass(frozen=True)
+class Place:
+    """A candidate's line by the sound of its recording, and how well that agrees."""
+
+    line: Line
+    semitones: float | None = None  # how much higher the query sounds; None: not measured
+    correlation: float | None = None  # see spectral_alignment.Alignment; None: nothing to compare
+    prominence: float | None = None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A line in a recording with what was made of it."""
 
@@ -33,6 +43,8 @@ class Candidate:
     semitones: float = 0.0  # how much higher the query sounds, as far as the search knows
     is_copy: bool = False  # whether it holds the same sound as the strongest candidate
     lag: float = MOST_LAG  # seconds by which its offset may be wrong
+    place: Place | None = None  # once it was aligned
+    by_vectors: float = 0.0  # probability before that
 
 
 Same = Callable[[Candidate, Candidate], bool]

@@ -9,6 +9,7 @@ where it hides the sample it adds nothing, and elsewhere it correlates with noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from spolia.spectral_alignment import running_mean, vertex
 
 Samples = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Bands = npt.NDArray[np.float32]  # [shape=(n_frames, N_BANDS)]
 
 SAMPLE_RATE = 16000  # Hz
@@ -28,11 +29,13 @@ BANDS_PER_SEMITONE = 2
 LOWEST, N_BANDS = 80.0, 156  # Hz, and 6.5 octaves up to 7.1 kHz
 SURROUND_FRAMES, SURROUND_BANDS = 16, 12  # a quarter second and half an octave on either side
 RISE_FRAMES = 2  # over which a level rises
+QUIET = 0.1  # of a band's mean power: what is far below it counts as silence
 
 SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
 TEMPO_STEP = 0.025  # of the first search, natural logarithm
 MOST_SEMITONES = 8
 COARSE = 3  # frames in one of the first search
+SHARP = 0.15  # seconds by which the first search's place may be off
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Played:
     offset: float  # seconds
     tempo: float  # seconds of the recording per second of the query
     semitones: float  # how much higher the query sounds
-    correlation: float  # from -1 to 1
-    z: float  # the same, in standard deviations of what other pitches, tempos and lags reach
+    middle: float  # seconds of the query: of the patch that fits best
+    correlation: float  # there, from -1 to 1
+    patch_z: float  # there, in standard deviations of what other pitches, tempos and lags reach
+    z: float  # of all patches, in standard deviations of what other pitches and tempos reach
 
 
 def levels(samples: Samples) -> Bands:
@@ -54,13 +59,14 @@ def levels(samples: Samples) -> Bands:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     padded = np.pad(samples.astype(np.float32), N_FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
-    level = np.empty((len(frames), N_BANDS), np.float32)
+    power = np.empty((len(frames), N_BANDS), np.float32)
     left, share = _band_places()
     for start in range(0, len(frames), 2048):
         spectrum = np.fft.rfft(frames[start : start + 2048] * window)
-        power = np.log(np.square(spectrum.real) + np.square(spectrum.imag) + 1e-6)
-        part = power[:, left] * (1 - share) + power[:, left + 1] * share
-        level[start : start + 2048] = part
+        square = np.square(spectrum.real) + np.square(spectrum.imag)
+        part = square[:, left] * (1 - share) + square[:, left + 1] * share
+        power[start : start + 2048] = part
+    level = np.log(power + QUIET * power.mean(0) + 1e-6)
     around = running_mean(running_mean(level, SURROUND_BANDS, axis=1), SURROUND_FRAMES, axis=0)
     above = np.maximum(level - around, 0.0)
     rise = np.zeros_like(above)
@@ -75,54 +81,85 @@ def _band_places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     return left, (place - left).astype(np.float32)
 
 
-def find(
-    query: Bands, recording: Bands, *, start: float, place: float, reach: float
-) -> Played | None:
-    """Return how a patch of a query plays a recording; None where either is silent.
+@dataclass(frozen=True)
+class Pair:
+    """Two places that are thought to sound alike."""
 
-    query: levels of the patch, its first row at ``start`` seconds of the query; recording: of the
-    whole recording; place: seconds of the recording that are thought to sound at the patch's
-    middle; reach: seconds by which that may be wrong.
+    query: float  # seconds, the middle of a patch
+    recording: float  # seconds, what sounds there
+
+
+def find(
+    query: Bands, recording: Bands, pairs: Sequence[Pair], *, seconds: float, reach: float
+) -> Played | None:
+    """Return how a query plays a recording, by patches around pairs of places.
+
+    query, recording: levels of the whole; pairs: of one sample, the likeliest first; seconds: the
+    length of a patch; reach: seconds by which the places may be wrong. All patches have one pitch
+    and tempo, which the largest sum of their best correlations shows; the place returned is that of
+    the patch that fits best. None where nothing sounds.
     """
     tempos = np.exp(np.arange(np.log(SLOWEST), np.log(QUICKEST), TEMPO_STEP))
-    shifts = np.arange(
-        -MOST_SEMITONES * BANDS_PER_SEMITONE, MOST_SEMITONES * BANDS_PER_SEMITONE + 1
-    )
-    patch = _joined(query, COARSE)
-    coarse = _Search(patch, _joined(recording, COARSE), place, COARSE * FRAME)
-    found = coarse.correlate(tempos, shifts[::BANDS_PER_SEMITONE], reach)
-    if found is None:
+    shifts = np.arange(-MOST_SEMITONES, MOST_SEMITONES + 1)
+    coarse = _joined(recording, COARSE)
+    fits: list[tuple[float, Pair, npt.NDArray[np.float32]]] = []
+    for pair in pairs:
+        patch, _ = _patch(query, pair.query, seconds)
+        search = _Search(_joined(patch, COARSE), coarse, pair.recording, COARSE * FRAME)
+        found = search.correlate(tempos, shifts, reach)
+        if found is not None:
+            fits.append((float(found.std()), pair, found))
+    if not fits:
         return None
-    i, j, k = (int(n) for n in np.unravel_index(int(found.argmax()), found.shape))
-    mean, deviation = float(found.mean()), float(found.std())
-    best = float(found[i, j, k])
-    z = (best - mean) / max(deviation, 1e-6)
-    middle = place + (k - coarse.reach(reach)) * COARSE * FRAME
-    return _sharpen(
-        query, recording, tempos[i], int(shifts[::BANDS_PER_SEMITONE][j]), middle, start, z
-    )
+    # largest over lags, in deviations of each patch [shape=(n_patches, n_tempos, n_shifts)]
+    heights = np.stack([(f.max(2) - f.mean()) / max(deviation, 1e-6) for deviation, _, f in fits])
+    total = heights.sum(0) / np.sqrt(len(fits))
+    i, j = (int(n) for n in np.unravel_index(int(total.argmax()), total.shape))
+    _, pair, found = fits[int(heights[:, i, j].argmax())]
+    lag = (int(found[i, j].argmax()) - found.shape[2] // 2) * COARSE * FRAME
+    patch, start = _patch(query, pair.query, seconds)
+    z = float((total[i, j] - total.mean()) / max(float(total.std()), 1e-6))
+    near = float(tempos[i]), int(shifts[j]) * BANDS_PER_SEMITONE, pair.recording + lag
+    return _sharpen(patch, recording, near, start=start, z=z, patch_z=float(heights[:, i, j].max()))
+
+
+def _patch(query: Bands, middle: float, seconds: float) -> tuple[Bands, float]:
+    """Return rows around a place of the query, and the seconds of the first."""
+    first = max(0, round((middle - seconds / 2) / FRAME))
+    last = min(len(query), round((middle + seconds / 2) / FRAME))
+    return query[first:last], first * FRAME
 
 
 def _sharpen(
-    query: Bands, recording: Bands, tempo: float, shift: int, place: float, start: float, z: float
+    patch: Bands,
+    recording: Bands,
+    near: tuple[float, int, float],
+    *,
+    start: float,
+    z: float,
+    patch_z: float,
 ) -> Played | None:
-    """Return the best pitch, tempo and lag near a rough one."""
-    seconds = len(query) * FRAME
-    for step, n in ((TEMPO_STEP / 3, 3), (min(TEMPO_STEP / 9, 0.02 / seconds), 3)):
-        tempos = tempo * np.exp(step * np.arange(-n, n + 1))
+    """Return the best pitch, tempo and place near rough ones."""
+    (tempo, shift, place), seconds, best, exact = near, len(patch) * FRAME, 0.0, 0.0
+    for step in (TEMPO_STEP / 3, min(TEMPO_STEP / 9, 0.02 / seconds)):
+        tempos = tempo * np.exp(step * np.arange(-3, 4))
         shifts = shift + np.arange(-2, 3)
-        fine = _Search(query, recording, place, FRAME)
-        found = fine.correlate(tempos, shifts, 0.15)
+        search = _Search(patch, recording, place, FRAME)
+        found = search.correlate(tempos, shifts, SHARP)
         if found is None:
             return None
         i, j, k = (int(m) for m in np.unravel_index(int(found.argmax()), found.shape))
         tempo = float(tempos[i] * np.exp(step * vertex(found[:, j, k], i)))
-        lag = (k + vertex(found[i, j], k) - fine.reach(0.15)) * FRAME
-        place, best = place + lag, float(found[i, j, k])
-        exact = float(shifts[j]) + vertex(found[i, :, k], j)
-        shift = int(shifts[j])
-    middle = start + (len(query) - 1) * FRAME / 2
-    return Played(place - tempo * middle, tempo, exact / BANDS_PER_SEMITONE, best, z)
+        place += (k + vertex(found[i, j], k) - search.reach(SHARP)) * FRAME
+        best, exact, shift = (
+            float(found[i, j, k]),
+            float(shifts[j]) + vertex(found[i, :, k], j),
+            int(shifts[j]),
+        )
+    middle = start + (len(patch) - 1) * FRAME / 2
+    return Played(
+        place - tempo * middle, tempo, exact / BANDS_PER_SEMITONE, middle, best, patch_z, z
+    )
 
 
 class _Search:
@@ -153,7 +190,7 @@ class _Search:
             # lags are seconds of the recording, so their number of frames depends on the tempo
             lags = int(np.ceil(reach / tempo)) + 1
             times = (np.arange(n + 2 * lags) - lags - (n - 1) / 2) * self.frame
-            played = _at(self.recording, (self.place + tempo * times) / self.frame)
+            played = rows_at(self.recording, (self.place + tempo * times) / self.frame)
             played = played - played.mean(0)
             size = 1 << (len(times) + 1).bit_length()
             conjugate = np.conj(np.fft.rfft(self.patch, size, axis=0)).astype(np.complex64)
@@ -171,7 +208,7 @@ class _Search:
         return found
 
 
-def _at(values: Bands, places: Floats) -> Bands:
+def rows_at(values: Bands, places: Floats) -> Bands:
     """Return rows at fractional places, interpolated; 0 outside."""
     inside = (places >= 0) & (places <= len(values) - 1)
     left = np.clip(np.floor(places).astype(np.int64), 0, max(len(values) - 2, 0))
@@ -181,6 +218,10 @@ def _at(values: Bands, places: Floats) -> Bands:
 
 
 def _joined(values: Bands, n: int) -> Bands:
-    """Return the means of ``n`` rows each; the first is centred on ``(n - 1) / 2``."""
-    rows = len(values) // n
-    return np.asarray(values[: rows * n].reshape(rows, n, -1).mean(1), np.float32)
+    """Return the means of ``n`` rows and a semitone's bands each.
+
+    The first row is centred on ``(n - 1) / 2``.
+    """
+    rows, bands = len(values) // n, values.shape[1] // BANDS_PER_SEMITONE
+    blocks = values[: rows * n].reshape(rows, n, bands, BANDS_PER_SEMITONE)
+    return np.asarray(blocks.mean((1, 3)), np.float32)

@@ -46,6 +46,7 @@ class Alignment:
     speed: float  # seconds of the recording per second of the query
     semitones: float  # how much higher the query sounds
     correlation: float  # of the two, from -1 to 1
+    prominence: float  # of the first search's largest, in deviations of all it saw
 
 
 def align(
@@ -75,13 +76,14 @@ def align(
     )
     if not pair.query.any() or not pair.recording.any():
         return None
-    near, shift = _search(pair, speed)
+    near, shift, prominence = _search(pair, speed)
     speed, lag, correlation = _sharpen(pair, near, round(shift))
     return Alignment(
         pair.middle + start + speed * (lag - pair.query_middle),
         speed,
         semitones + shift / BANDS_PER_SEMITONE,
         correlation,
+        prominence,
     )
 
 
@@ -101,15 +103,16 @@ class _Pair:
         return SPEED_STEP / (2 * self.query_middle)
 
 
-def _search(pair: _Pair, speed: float) -> tuple[float, float]:
-    """Return (speed, shift in bands, between them) of the largest correlation on a coarse grid."""
+def _search(pair: _Pair, speed: float) -> tuple[float, float, float]:
+    """Return (speed, shift in bands, prominence) of the largest correlation on a coarse grid."""
     n_steps = int(min(MOST_SPEED, SPEED_SPREAD / (2 * pair.query_middle)) / pair.step)
     speeds = speed + pair.step * np.arange(-n_steps, n_steps + 1, dtype=np.float64)
     shifts = np.arange(-MOST_BANDS, MOST_BANDS + 1)
     joined = replace(pair, query=_joined(pair.query), recording=_joined(pair.recording))
     found = _correlate(joined, COARSE * FRAME, speeds, shifts)
     i, j, k = np.unravel_index(int(found.argmax()), found.shape)
-    return float(speeds[i]), float(shifts[j]) + vertex(found[i, :, k], int(j))
+    prominence = (found[i, j, k] - found.mean()) / max(float(found.std()), 1e-6)
+    return float(speeds[i]), float(shifts[j]) + vertex(found[i, :, k], int(j)), float(prominence)
 
 
 def _sharpen(pair: _Pair, speed: float, shift: int) -> tuple[float, float, float]:

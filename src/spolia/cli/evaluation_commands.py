@@ -10,6 +10,7 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    CorporaOption,
     CorpusOption,
     JsonOption,
     ModelOption,
@@ -19,6 +20,7 @@ from spolia.cli.options import (
 
 if TYPE_CHECKING:
     from spolia.evaluation.identify import Plan
+    from spolia.evaluation.sample_running import SamplePlan
 
 evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
 
@@ -124,6 +126,109 @@ def _measure(
         identify.write_outcomes(out / f"identify-{method}-{plan.fold}.json", outcomes, **facts)
         report.plot(out / f"identify-{method}-{plan.fold}.png", facts)
     journal.remove()
+    return facts
+
+
+@evaluate_app.command("samples")
+def evaluate_samples(
+    corpus: CorporaOption,
+    method: Annotated[
+        str, typer.Option(help="samples, segments, compressed, landmarks or random.")
+    ] = "samples",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model of samples, a name or a file.", show_default=False),
+    ] = None,
+    tracks: Annotated[int, typer.Option(min=1, help="Tracks that sample something.")] = 200,
+    free: Annotated[int, typer.Option(min=0, help="Tracks that sample nothing.")] = 100,
+    lengths: Annotated[
+        str, typer.Option(help="Seconds of queries, separated by commas; default: whole tracks.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="train or val: what tracks are made of.")] = "val",
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of the tracks that are made.", show_default=False)
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Fit the calibration on this run and write it here.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the JSON.", show_default=False)
+    ] = None,
+    library: EvaluationLibraryOption = None,
+    distractors: DistractorsOption = None,
+    threads: ThreadsOption = N_CORES,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what is found of samples in made tracks; prints a table, writes JSON."""
+    from spolia.evaluation.sample_running import SamplePlan
+
+    seconds = tuple(float(s) for s in lengths.split(",") if s)
+    plan = SamplePlan(tracks, free, lengths=seconds, split=split, seed=seed)
+    facts = _measure_samples(
+        corpus,
+        plan,
+        method,
+        model,
+        folder or cache_folder() / f"samples-{split}-{seed}",
+        library or cache_folder() / f"evaluate-samples-{method}-{split}",
+        distractors or [],
+        calibrate,
+        out,
+        threads,
+    )
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        from spolia.evaluation.sample_report import markdown
+
+        typer.echo(markdown(facts))
+
+
+def _measure_samples(
+    corpora: list[Path],
+    plan: SamplePlan,
+    method: str,
+    model: str | None,
+    folder: Path,
+    library: Path,
+    distractors: list[Path],
+    calibrate: Path | None,
+    out: Path | None,
+    threads: int,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from spolia.cli.output import AddBar, Bar
+    from spolia.evaluation import sample_report, sample_running
+    from spolia.evaluation.samples import write_outcomes
+    from spolia.library import Library
+
+    held = "segments" if method == "random" else method
+    evaluation = sample_running.SampleEvaluation(corpora, folder, plan, distractors)
+    with Bar("tracks") as bar:
+        written = evaluation.make(bar.show)
+    with Library(library, methods=[held], sample_model=model, threads=threads) as opened:
+        with AddBar() as adding:
+            file_of = evaluation.fill(opened, adding.update)
+        find = evaluation.finder(opened, file_of, method)
+        journal = cache_folder() / sample_running.journal_name(plan, method, repr(opened))
+        with Bar("queries") as bar:
+            outcomes = evaluation.run(written, find, journal, bar.show)
+        facts: dict[str, Any] = {
+            "plan": asdict(plan),
+            "library": repr(opened).split(": ", 1)[1].rstrip(">"),
+            "method": method,
+            "tables": sample_report.tables(outcomes, plan.lengths, opened),
+        }
+    if calibrate is not None:
+        fitted = sample_running.fit(outcomes).to_dict()
+        calibrate.write_text(json.dumps(fitted, indent=1) + "\n")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_outcomes(out / f"samples-{method}-{plan.seed}.json", outcomes, **facts)
+    journal.unlink(missing_ok=True)
     return facts
 
 

@@ -37,7 +37,8 @@ def add(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="What to hold, separated by commas: segments, landmarks.", show_default=False
+            help="What to hold, separated by commas: segments, compressed, landmarks, samples.",
+            show_default=False,
         ),
     ] = None,
     model: ModelOption = None,

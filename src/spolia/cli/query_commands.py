@@ -1,4 +1,4 @@
-"""identify."""
+"""identify, samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,28 @@ from spolia.cli.options import (
 
 if TYPE_CHECKING:
     from spolia.identify import Identification, Match
+    from spolia.samples import SampleMatch, Samples
+
+
+TopOption = Annotated[
+    int, typer.Option(min=0, help="Also show candidates below the threshold, up to this many.")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Probability from which a match counts; default: the model's.",
+        show_default=False,
+    ),
+]
+MOST_SHOWN = 8  # occurrences of a sample
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("identify")(identify)
+    app.command("samples")(samples)
 
 
 def identify(
@@ -35,18 +52,8 @@ def identify(
             help="segments or landmarks; default: the library's first.", show_default=False
         ),
     ] = None,
-    top: Annotated[
-        int, typer.Option(min=0, help="Also show candidates below the threshold, up to this many.")
-    ] = 0,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Probability from which a match counts; default: the model's.",
-            show_default=False,
-        ),
-    ] = None,
+    top: TopOption = 0,
+    threshold: ThresholdOption = None,
     model: ModelOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
@@ -71,6 +78,82 @@ def identify(
             else:
                 typer.echo("\n".join(lines(answer)))
     report_failures(failed)
+
+
+def samples(
+    files: Annotated[list[Path], typer.Argument(help="Tracks.", show_default=False)],
+    library: LibraryOption = None,
+    top: TopOption = 0,
+    threshold: ThresholdOption = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for label tracks (Audacity, Sonic Visualiser) and CSV.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: ThreadsOption = N_CORES,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which recordings tracks sample, where, and what was done to them."""
+    from spolia.cli.output import Bar, report_failures
+    from spolia.errors import AudioError
+    from spolia.library import Library
+
+    failed: list[tuple[str, str]] = []
+    with Library(library_folder(library), create=False, threads=threads) as opened:
+        for file in files:
+            try:
+                with Bar(file.name) as bar:
+                    answer = opened.find_samples(
+                        file, top=top, threshold=threshold, progress=bar.show
+                    )
+            except AudioError as error:
+                failed.append((str(file), error.reason))
+                if as_json:
+                    typer.echo(json.dumps({"query": str(file), "error": error.reason}))
+                continue
+            if export is not None:
+                from spolia.labels import write_labels
+
+                write_labels(export, answer)
+            if as_json:
+                typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
+            else:
+                typer.echo("\n".join(sample_lines(answer)))
+    report_failures(failed)
+
+
+def sample_lines(answer: Samples) -> list[str]:
+    """Return an answer as lines for people."""
+    from spolia.timing import format_seconds
+
+    head = (
+        f"{answer.query}  ({format_seconds(answer.duration)}, answered in {answer.seconds:.1f} s)"
+    )
+    if not answer.decided:
+        head += "\n  no sample found"
+    return [head, *(line for match in answer.matches for line in _sample_lines(match))]
+
+
+def _sample_lines(match: SampleMatch) -> list[str]:
+    from spolia.timing import format_seconds
+
+    change = 100 * (match.tempo_ratio - 1)
+    played: list[str] = [match.transformation]
+    if match.transformation != "untouched":
+        played.append(f"{change:+.1f} % tempo, {match.semitones:+.1f} semitones")
+    if match.part:
+        played.append(match.part)
+    times = "once" if len(match.occurrences) == 1 else f"{len(match.occurrences)} times"
+    head = f"  {match.probability:.3f}  {match.recording.name}: {times}, {'; '.join(played)}"
+    shown = [
+        f"           {format_seconds(o.query_start)}–{format_seconds(o.query_end)} "
+        f"= {format_seconds(o.reference_start)}–{format_seconds(o.reference_end)} of the recording"
+        for o in match.occurrences[:MOST_SHOWN]
+    ]
+    left = len(match.occurrences) - len(shown)
+    return [head, *shown, *([f"           and {left} more"] if left else [])]
 
 
 def lines(answer: Identification) -> list[str]:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,10 @@ class Outcome:
     lines: list[list[float]]
     decided: bool
     seconds: float  # time that the answer took
+    right_by_vectors: bool = False  # whether the first match by vectors alone was right: of lines
+    # of aligned candidates, strongest first: evidence, score, support, rival's evidence,
+    # correlation, prominence, seconds of the stretch, and 1 for right, 0 for wrong, -1 for a copy
+    heard: list[list[float]] = field(default_factory=list)
 
 
 def val_half(files: Iterable[CorpusFile], half: int) -> list[CorpusFile]:
@@ -158,7 +162,8 @@ class Evaluation:
         audio = query.prefix(length)
         started = time.perf_counter()
         heard = audio.resample(8000)
-        candidates = self.library.candidates(heard, method=method)
+        by_vectors = self.library.candidates(heard, method=method)
+        candidates = self.library.confirmed(heard, by_vectors, method=method)
         decided = self.library.decided(candidates, method) if candidates else []
         shown = [*decided, *candidates][:1]
         placed = self.library.place(heard, shown[0]) if shown else None
@@ -167,6 +172,7 @@ class Evaluation:
             return _unanswered(query, length, known, seconds)
         best = replace(shown[0], line=placed.line)
         right, error = self.judge(query, best, length) if known else (False, None)
+        first = [*self.library.decided(by_vectors, method), *by_vectors][0]
         return Outcome(
             query.condition,
             query.variant,
@@ -181,10 +187,31 @@ class Evaluation:
             query.semitones,
             placed.semitones,
             best.probability,
-            _lines(shown[0], candidates),
+            _lines(first, by_vectors),
             bool(decided),
             seconds,
+            known and self.judge(query, first, length)[0],
+            self._heard(query, length, known, candidates),
         )
+
+    def _heard(
+        self, query: Query, length: float, known: bool, candidates: Sequence[Candidate]
+    ) -> list[list[float]]:
+        """Return what a confirmation is fitted on, see Outcome."""
+        rows = []
+        for candidate in candidates:
+            line, place = candidate.line, candidate.place
+            if place is None or place.correlation is None or place.prominence is None:
+                continue
+            right = 0.0
+            if known:
+                right = float(self.judge(query, replace(candidate, line=place.line), length)[0])
+            if not right and candidate.is_copy:
+                right = -1.0
+            row = [line.evidence, line.score, line.support, candidate.rival]
+            row += [place.correlation, place.prominence, line.query_end - line.query_start, right]
+            rows.append([round(float(v), 5) for v in row])
+        return sorted(rows, key=lambda row: -strength(row[0], row[1]))
 
     def judge(self, query: Query, best: Candidate, length: float) -> tuple[bool, float | None]:
         """Return (right, offset error in seconds at the middle of the stretch)."""

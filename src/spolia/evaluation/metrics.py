@@ -30,12 +30,17 @@ class Rate:
 
 
 def rate(
-    right: Booleans, clusters: npt.NDArray[np.int64], *, seed: int = 0, n_resamples: int = 1000
+    right: Booleans | Floats,
+    clusters: npt.NDArray[np.int64],
+    *,
+    seed: int = 0,
+    n_resamples: int = 1000,
 ) -> Rate:
     """Return the share of ``right`` with a bootstrap over ``clusters``.
 
-    right: [shape=(n,)]; clusters: the recording of each query [shape=(n,)]; queries of one
-    recording are not independent, so whole recordings are drawn with replacement.
+    right: [shape=(n,)], or values whose mean is wanted; clusters: the recording of each query
+    [shape=(n,)]; queries of one recording are not independent, so whole recordings are drawn with
+    replacement.
     """
     if right.shape != clusters.shape:
         raise ParameterError(

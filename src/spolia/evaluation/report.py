@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spolia.calibration import fit
+from spolia import confirmation
+from spolia.calibration import Calibration, features, fit, logistic
 from spolia.errors import MissingDependency
 from spolia.evaluation.identify import Outcome
 
@@ -88,11 +89,33 @@ def write_calibration(path: Path, outcomes: Sequence[Outcome], n_entries: int) -
 
     Known queries that found another recording are left out: the right one may be among its rivals.
     """
-    answered = [o for o in outcomes if o.lines and (o.right or not o.known)]
+    answered = [o for o in outcomes if o.lines and (o.right_by_vectors or not o.known)]
     calibration = fit(
         [np.array(o.lines) for o in answered],
-        np.array([o.right for o in answered]),
+        np.array([o.right_by_vectors for o in answered]),
         n_entries,
         seconds=np.array([o.length for o in answered]),
     )
-    path.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n")
+    values = calibration.to_dict()
+    heard = [o for o in outcomes if o.heard]
+    if heard:
+        values["confirmation"] = fit_confirmation(heard, calibration, n_entries).to_dict()
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def fit_confirmation(
+    outcomes: Sequence[Outcome], calibration: Calibration, n_entries: int
+) -> confirmation.Confirmation:
+    """Fit what the recordings' sound adds to a calibration; copies of the right are left out."""
+    rows = [np.array(o.heard)[np.array(o.heard)[:, 7] >= 0] for o in outcomes]
+    heard = []
+    for row in rows:
+        level = features(row[:, :4], np.full(len(row), n_entries)) @ np.array(calibration.weights)
+        before = logistic(np.minimum.accumulate(level))  # none above a stronger one
+        heard.append(np.column_stack([before, row[:, 4:7]]))
+    return confirmation.fit(
+        heard,
+        [row[:, 7] > 0 for row in rows],
+        np.array([o.known for o in outcomes]),
+        np.array([o.length for o in outcomes]),
+    )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from spolia.audio import Audio
 from spolia.calibration import Calibration
+from spolia.confirmation import Confirmation
 from spolia.errors import ParameterError
 
 
@@ -69,6 +70,10 @@ class Fingerprinter(Protocol):
     @property
     def calibration(self) -> Calibration:
         """How scores of this method become probabilities."""
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What the recordings' sound adds to it; None: matches are not to be aligned before."""
 
     @property
     def delay(self) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from spolia.audio import Audio
 from spolia.calibration import Calibration
+from spolia.confirmation import Confirmation
 from spolia.encoders import Compressor
 from spolia.errors import IncompatibleModel
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprinter
@@ -67,6 +68,11 @@ class CompressedFingerprinter:
     def calibration(self) -> Calibration:
         """That of the segments, by which matches are judged in the end."""
         return self.segments.calibration
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """That of the segments."""
+        return self.segments.confirmation
 
     @property
     def delay(self) -> Mapping[str, Any]:

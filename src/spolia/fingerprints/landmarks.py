@@ -18,6 +18,7 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.calibration import Calibration
+from spolia.confirmation import Confirmation
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.landmarks import (
@@ -56,6 +57,11 @@ class LandmarkFingerprinter:
         """Fitted on the development corpus, see docs/results.md."""
         fitted = resources.files("spolia.fingerprints").joinpath(CALIBRATION).read_text()
         return Calibration.from_dict(json.loads(fitted))
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """Nothing: the yardstick stays what it was."""
+        return None
 
     def fingerprint(self, audio: Audio) -> Fingerprint:
         """Return the hashes of a reference, uint32; silence gives none."""

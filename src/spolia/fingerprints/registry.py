@@ -10,7 +10,7 @@ TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
 def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinter:
-    """Return the fingerprinter of a method; ``model`` names the weights, or is their path."""
+    """Return the fingerprinter of a method; ``model``: the name of its weights, or their path."""
     if method == "segments":
         from spolia.encoders import DEFAULT_SEGMENT_MODEL
         from spolia.fingerprints.segments import SegmentFingerprinter
@@ -19,9 +19,10 @@ def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinte
     if method == "compressed":
         return make_compressed(make_fingerprinter("segments", model=model))
     if method == "samples":
+        from spolia.encoders import DEFAULT_SAMPLE_MODEL
         from spolia.fingerprints.samples import SampleFingerprinter
 
-        return SampleFingerprinter()
+        return SampleFingerprinter(model=model or DEFAULT_SAMPLE_MODEL)
     if method == "landmarks":
         from spolia.fingerprints.landmarks import LandmarkFingerprinter
 

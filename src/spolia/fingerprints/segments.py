@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
+from spolia.confirmation import UNFITTED as UNCONFIRMED
+from spolia.confirmation import Confirmation
 from spolia.encoders import DEFAULT_SEGMENT_MODEL, Encoder, ModelCard, open_encoder
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
@@ -76,6 +78,12 @@ class SegmentFingerprinter:
         """The encoder's calibration, or a rough one for a model that was never calibrated."""
         fitted = self.card.calibration
         return Calibration.from_dict(fitted) if fitted else UNFITTED
+
+    @cached_property
+    def confirmation(self) -> Confirmation | None:
+        """What the recordings' sound adds to the calibration; nothing, if that was never fitted."""
+        fitted = self.card.calibration.get("confirmation")
+        return Confirmation.from_dict(fitted) if fitted else UNCONFIRMED
 
     @property
     def delay(self) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from spolia.audio import Audio
 from spolia.corpus import MANIFESTS, CorpusFile, read_manifest
 from spolia.errors import AudioError, ParameterError, TrainingError
 from spolia.production.plan import Layer
-from spolia.production.truth import Part
+from spolia.samples import Part
 
 SAMPLE_RATE = 16000  # Hz, of all productions
 BED_SHARE = 0.3  # of the groups

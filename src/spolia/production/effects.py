@@ -13,7 +13,7 @@ import numpy as np
 
 from spolia import degradation
 from spolia.audio import Audio
-from spolia.production.truth import Part
+from spolia.samples import Part
 
 Rng = np.random.Generator
 Values = tuple[float, ...]

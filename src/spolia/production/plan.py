@@ -17,7 +17,8 @@ import numpy as np
 
 from spolia.errors import ParameterError
 from spolia.production.effects import Effect, draw_effects
-from spolia.production.truth import Kind, Manner, Part, Transformation
+from spolia.production.truth import Kind, Manner
+from spolia.samples import Part, Transformation
 
 Rng = np.random.Generator
 T = TypeVar("T")

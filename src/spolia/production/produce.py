@@ -25,7 +25,8 @@ from spolia.production.plan import (
     draw_plan,
 )
 from spolia.production.transform import transformed
-from spolia.production.truth import Manner, Occurrence, Overlay, Part, Use
+from spolia.production.truth import Manner, Occurrence, Overlay, Use
+from spolia.samples import Part
 
 WINDOW = 24.0  # seconds of a recording in which an excerpt is looked for
 N_TRIES = 16  # places that are tried before a production is given up

@@ -6,30 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
+from spolia.samples import Part, Transformation, transformation
 
-Part = Literal["drums", "bass", "harmonic", "mix"]
 Kind = Literal["note", "riff", "break"]
 Manner = Literal["once", "loop", "chop"]
-Transformation = Literal["untouched", "varispeed", "stretched", "pitched", "both"]
-
-PITCH_TOLERANCE = 0.25  # semitones that count as none
-TEMPO_TOLERANCE = 0.01  # change of the tempo that counts as none
-
-
-def transformation(semitones: float, tempo_ratio: float) -> Transformation:
-    """Name what a change of pitch and tempo is; "varispeed" where the pitch follows the tempo.
-
-    tempo_ratio: seconds of the source per second of the new track, above 0.
-    """
-    pitched = abs(semitones) > PITCH_TOLERANCE
-    stretched = abs(tempo_ratio - 1.0) > TEMPO_TOLERANCE
-    coupled = abs(semitones - 12.0 * float(np.log2(tempo_ratio))) <= PITCH_TOLERANCE
-    if stretched and coupled:
-        return "varispeed"
-    if stretched:
-        return "both" if pitched else "stretched"
-    return "pitched" if pitched else "untouched"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Tables of the benchmark of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from spolia.evaluation.metrics import Rate
+from spolia.evaluation.samples import SampleOutcome, summarise
+from spolia.fingerprints.samples import SampleFingerprinter
+from spolia.library import Library
+from spolia.samples import calibration_of
+
+LABELS = {
+    "map": "mAP, strict",
+    "hr1": "HR@1",
+    "hr10": "HR@10",
+    "hr1_at_0.02": "HR@1 at 2 % false alarms",
+    "hr1_at_0.01": "HR@1 at 1 % false alarms",
+    "recall": "HR@1 at the default threshold",
+    "false_alarms": "false alarms at the default threshold",
+    "near": "right place (0.5 s), of right answers",
+    "iou": "overlap of the spans, of right answers",
+    "start": "start within 50 ms (median of a track), of right answers",
+    "pitch": "pitch within 0.25 semitones, of right answers",
+    "tempo": "tempo within 1 %, of right answers",
+    "count": "number of occurrences exact, of right answers",
+    "part": "part, of right answers",
+}
+
+
+def tables(
+    outcomes: Sequence[SampleOutcome], lengths: Sequence[float], library: Library
+) -> dict[str, Any]:
+    """Return the figures by the length of the queries, "track" for whole ones."""
+    threshold = 0.5
+    if "samples" in library.methods:
+        fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
+        threshold = calibration_of(fingerprinter.card.calibration).threshold
+    if not lengths:
+        return {"track": summarise(outcomes, threshold)}
+    n = len(lengths)
+    return {
+        f"{length:g} s": summarise(outcomes[i::n], threshold) for i, length in enumerate(lengths)
+    }
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """Return the measured tables as Markdown."""
+    found, plan = facts["tables"], facts["plan"]
+    keys = dict.fromkeys(key for table in found.values() for key in table if key != "seconds")
+    head = ["", *found]
+    lines = [
+        f"Library: {facts['library']}. Method: {facts['method']}. {plan['n_tracks']} tracks that "
+        f"sample, {plan['n_free']} that do not, made of {plan['split']}, seed {plan['seed']}; "
+        "95 % bootstrap intervals over tracks.",
+        "",
+        _row(head),
+        _row(["---"] * len(head)),
+    ]
+    for key in keys:
+        cells = [str(Rate(**t[key])) if key in t else "–" for t in found.values()]
+        label = LABELS.get(key) or key.replace("map ", "mAP, ")
+        lines.append(_row([label, *cells]))
+    times = [f"{t['seconds']:.1f}" if t["seconds"] else "–" for t in found.values()]
+    lines.append(_row(["median time, s", *times]))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

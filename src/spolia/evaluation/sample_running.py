@@ -1,0 +1,161 @@
+"""Runs the benchmark of samples: makes or continues tracks, fills a library, asks, and reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spolia.calibration import logistic, newton
+from spolia.errors import ParameterError
+from spolia.evaluation.samples import (
+    Finder,
+    Ranked,
+    SampleOutcome,
+    answer,
+    by_chance,
+    by_method,
+    by_samples,
+)
+from spolia.ingest import find_files
+from spolia.library import Library
+from spolia.production.crate import Crate, open_crate
+from spolia.production.folder import Written, write_productions
+from spolia.samples import N_FEATURES, SampleCalibration
+
+RIDGE = 1.0
+METHODS = ("samples", "segments", "compressed", "landmarks", "random")
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What to measure."""
+
+    n_tracks: int = 200  # that sample something
+    n_free: int = 100  # that sample nothing
+    seconds: tuple[float, float] = (20.0, 60.0)  # the shortest and the longest track
+    lengths: tuple[float, ...] = ()  # seconds from the first occurrence on; none: whole tracks
+    split: str = "val"
+    seed: int = 0
+
+
+class SampleEvaluation:
+    """The tracks of a plan and a library of what they may sample."""
+
+    def __init__(
+        self,
+        corpora: Sequence[Path],
+        folder: Path,
+        plan: SamplePlan,
+        distractors: Sequence[Path] = (),
+    ) -> None:
+        """Take corpora and packs, and a folder that holds the tracks that were made."""
+        self.plan, self.folder = plan, folder
+        self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
+        self.distractors = list(find_files(distractors))
+
+    def make(self, report: Report | None = None) -> list[Written]:
+        """Make the tracks that are not there yet; return all."""
+        plan = self.plan
+        return write_productions(
+            self.folder,
+            self.crate,
+            plan.n_tracks,
+            seed=plan.seed,
+            n_free=plan.n_free,
+            seconds=plan.seconds,
+            report=report,
+        )
+
+    def fill(
+        self, library: Library, progress: Callable[[Any], None] | None = None
+    ) -> dict[str, str]:
+        """Bring a library to hold all references and distractors; return files by id."""
+        names = {str(r.file.path.resolve()): r.file.file for r in self.crate.references}
+        names |= {str(path.resolve()): str(path) for path in self.distractors}
+        known = {str(Path(r.path).resolve()): r.id for r in library}
+        library.remove([i for path, i in known.items() if path not in names])
+        library.add(sorted(names), progress=progress)
+        return {r.id: names[str(Path(r.path).resolve())] for r in library}
+
+    def finder(self, library: Library, file_of: dict[str, str], method: str) -> Finder:
+        """Return what ranks recordings by a method."""
+        if method not in METHODS:
+            raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
+        if method == "random":
+            return by_chance(sorted(file_of.values()), self.plan.seed)
+        if method == "samples":
+            return by_samples(library, file_of)
+        return by_method(library, file_of, method)
+
+    def run(
+        self, written: Sequence[Written], find: Finder, journal: Path, report: Report | None = None
+    ) -> list[SampleOutcome]:
+        """Ask about all tracks; an interrupted run goes on with what the journal holds."""
+        lengths: list[float | None] = list(self.plan.lengths) or [None]
+        tasks = [(w, length) for w in written for length in lengths]
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        done = _read(journal)
+        with journal.open("a") as file:
+            for number, (track, length) in enumerate(tasks, 1):
+                key = f"{track.file} {length}"
+                if key not in done:
+                    done[key] = answer(self.folder, track, find, length=length)
+                    file.write(json.dumps([key, asdict(done[key])]) + "\n")
+                    file.flush()
+                if report:
+                    report(number, len(tasks))
+        return [done[f"{track.file} {length}"] for track, length in tasks]
+
+
+def journal_name(*facts: Any) -> str:
+    """Return the name of a journal that depends on everything given."""
+    return f"samples-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.jsonl"
+
+
+def _read(journal: Path) -> dict[str, SampleOutcome]:
+    done: dict[str, SampleOutcome] = {}
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        try:
+            key, values = json.loads(line)
+        except ValueError:  # the line that was being written
+            break
+        ranking = [Ranked(**r) for r in values.pop("ranking")]
+        done[key] = SampleOutcome(ranking=ranking, **values)
+    return done
+
+
+def fit(outcomes: Sequence[SampleOutcome], *, false_alarms: float = 0.01) -> SampleCalibration:
+    """Fit the probability of evidence on made tracks; right and wrong weigh the same.
+
+    The threshold is the probability that a share ``false_alarms`` of sample-free tracks exceeds.
+    """
+    rows, right, free = [], [], []
+    for outcome in outcomes:
+        relevant = {use["file"] for use in outcome.uses}
+        heard = [r for r in outcome.ranking if r.features]
+        rows += [r.features for r in heard]
+        right += [r.file in relevant for r in heard]
+        if not outcome.uses:
+            free.append([r.features for r in heard])
+    x, y = np.array(rows).reshape(-1, N_FEATURES), np.array(right, bool)
+    if not y.any() or y.all() or not free:
+        raise ParameterError(
+            "calibration needs tracks that sample something and tracks that do not"
+        )
+    weights = newton(x, y, np.ones(len(x)), ridge=RIDGE)
+    tops = [float(logistic(np.array(of) @ weights).max()) if of else 0.0 for of in free]
+    return SampleCalibration(
+        tuple(round(float(w), 5) for w in weights),
+        round(float(np.clip(np.quantile(tops, 1 - false_alarms), 0.01, 0.9999)), 5),
+        false_alarms,
+        len(outcomes),
+        len(free),
+    )

@@ -1,0 +1,304 @@
+"""The protocol of ``spolia evaluate samples``: made tracks with exact truth, strictly scored.
+
+The library holds the recordings that may be sampled and all distractors; what is laid over samples
+is never in it. Every recording is ranked, distractors too, and precision is averaged over all
+relevant recordings, found or not. (The published protocol on Sample100 leaves distractors out of
+the ranking and averages over found recordings only; see :func:`average_precision`, ``lenient``.)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from spolia.audio import Audio
+from spolia.evaluation.metrics import Rate, rate
+from spolia.fingerprints.samples import SampleFingerprinter
+from spolia.library import Library
+from spolia.production.folder import Written
+from spolia.production.truth import Use
+from spolia.rivals import best_per_recording
+from spolia.samples import calibration_of
+
+NEAR = 0.5  # seconds within which a place is right
+START, IN_TUNE, IN_TIME = 0.05, 0.25, 0.01  # seconds, semitones, share of the tempo
+MOST_RANKED = 200
+OVERLAYS = ((-99.0, -6.0), (-6.0, 0.0), (0.0, 6.0), (6.0, 99.0))  # decibels
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A recording in the ranking of a query."""
+
+    file: str
+    probability: float
+    tempo_ratio: float | None = None
+    semitones: float | None = None
+    part: str | None = None
+    # query start and end, recording start and end: of each occurrence
+    occurrences: list[list[float]] = field(default_factory=list)
+    features: list[float] = field(default_factory=list)  # what the calibration sees
+
+
+@dataclass(frozen=True)
+class SampleOutcome:
+    """One query, answered."""
+
+    query: str
+    length: float  # seconds that were asked
+    start: float  # seconds of the track at which the query begins
+    seconds: float  # time that the answer took
+    uses: list[dict[str, Any]]  # of the whole track, none of a sample-free one
+    ranking: list[Ranked]  # best first
+
+
+Finder = Callable[[Audio], list[Ranked]]
+
+
+def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
+    """Return what ranks a query's recordings by the method ``samples``.
+
+    Those that were nominated but not heard come last, by similarity.
+    """
+    fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
+    calibration = calibration_of(fingerprinter.card.calibration)
+
+    def find(audio: Audio) -> list[Ranked]:
+        finder = library.sample_finder(audio)
+        matches = finder.matches(calibration)
+        found = [
+            Ranked(
+                file_of[m.recording.id],
+                m.probability,
+                m.tempo_ratio,
+                m.semitones,
+                m.part,
+                [
+                    [o.query_start, o.query_end, o.reference_start, o.reference_end]
+                    for o in m.occurrences
+                ],
+                list(m.features),
+            )
+            for m in matches
+        ]
+        left = finder.others(m.recording.id for m in matches)
+        return found + [Ranked(file_of[name], score - 2.0) for name, score in left]
+
+    return find
+
+
+def by_method(library: Library, file_of: dict[str, str], method: str) -> Finder:
+    """Return what ranks a query's recordings by a method of identify: a baseline."""
+
+    def find(audio: Audio) -> list[Ranked]:
+        heard = audio.resample(8000)
+        found = best_per_recording(library.candidates(heard, method=method))
+        return [
+            Ranked(
+                file_of[c.recording_id],
+                c.probability,
+                c.line.speed,
+                c.semitones,
+                None,
+                [
+                    [
+                        c.line.query_start,
+                        c.line.query_end,
+                        c.line.reference_start,
+                        c.line.reference_end,
+                    ]
+                ],
+            )
+            for c in found[:MOST_RANKED]
+        ]
+
+    return find
+
+
+def by_chance(files: Sequence[str], seed: int) -> Finder:
+    """Return what ranks recordings at random."""
+    rng = np.random.default_rng(seed)
+
+    def find(audio: Audio) -> list[Ranked]:
+        order = rng.permutation(len(files))[:MOST_RANKED]
+        return [
+            Ranked(files[i], float(p)) for i, p in zip(order, -np.arange(len(order)), strict=True)
+        ]
+
+    return find
+
+
+def answer(
+    folder: Path, written: Written, find: Finder, *, length: float | None = None
+) -> SampleOutcome:
+    """Ask about a track, or about ``length`` seconds from the first occurrence of a sample on."""
+    audio = Audio.load(folder / written.file, sample_rate=16000)
+    start = 0.0
+    if length is not None:
+        begins = [o.start for use in written.uses for o in use.occurrences]
+        start = min(begins, default=0.0)
+        audio = audio.slice(start, start + length)
+    began = time.perf_counter()
+    ranking = find(audio)
+    taken = time.perf_counter() - began
+    uses = [use.to_dict() for use in written.uses]
+    return SampleOutcome(written.file, audio.duration, start, taken, uses, ranking)
+
+
+def average_precision(outcome: SampleOutcome, *, lenient: set[str] | None = None) -> float:
+    """Return the average precision of a query's ranking.
+
+    Files of a relevant recording's group share its material and are left out of the ranking.
+    lenient: the recordings that count at all; then only the first 20 are looked at and the mean is
+    over those found, as published for Sample100.
+    """
+    relevant = {use["file"] for use in outcome.uses}
+    names = _names(outcome)
+    if lenient is not None:
+        names = [name for name in names if name in lenient][:20]
+    places = [i for i, name in enumerate(names) if name in relevant]
+    precision = [(n + 1) / (i + 1) for n, i in enumerate(places)]
+    n = len(places) if lenient is not None else len(relevant)
+    return sum(precision) / n if n else 0.0
+
+
+def _names(outcome: SampleOutcome) -> list[str]:
+    return list(dict.fromkeys(r.file for r in outcome.ranking))
+
+
+def hit(outcome: SampleOutcome, n: int) -> bool:
+    """Tell whether a relevant recording is among the first ``n``."""
+    relevant = {use["file"] for use in outcome.uses}
+    return any(name in relevant for name in _names(outcome)[:n])
+
+
+def first_use(outcome: SampleOutcome) -> tuple[Ranked, Use] | None:
+    """Return the first answer and the use it names, or None where it names none."""
+    if not outcome.ranking:
+        return None
+    first = outcome.ranking[0]
+    for values in outcome.uses:
+        if values["file"] == first.file:
+            fields = {k: v for k, v in values.items() if k != "transformation"}
+            return first, Use.from_dict(fields)
+    return None
+
+
+def is_near(outcome: SampleOutcome) -> bool:
+    """Tell whether the first answer is right and one of its occurrences is within NEAR."""
+    found = first_use(outcome)
+    if found is None:
+        return False
+    first, use = found
+    for query_start, query_end, reference_start, reference_end in first.occurrences:
+        middle = (query_start + query_end) / 2 + outcome.start
+        place = (reference_start + reference_end) / 2
+        for o in use.occurrences:
+            truth = o.source_start + use.tempo_ratio * (middle - o.start)
+            if o.start - NEAR <= middle <= o.end + NEAR and abs(truth - place) <= NEAR:
+                return True
+    return False
+
+
+def errors(outcome: SampleOutcome) -> dict[str, bool] | None:
+    """Return what is right about the first answer; None where it names another recording."""
+    found = first_use(outcome)
+    if found is None or found[0].tempo_ratio is None or found[0].semitones is None:
+        return None
+    first, use = found
+    tempo_ratio, semitones = found[0].tempo_ratio, found[0].semitones
+    starts = [o[0] + outcome.start for o in first.occurrences]
+    late = [min((abs(s - o.start) for s in starts), default=9.0) for o in use.occurrences]
+    return {
+        "start": bool(np.median(late) <= START),
+        "pitch": abs(semitones - use.semitones) <= IN_TUNE,
+        "tempo": abs(tempo_ratio / use.tempo_ratio - 1) <= IN_TIME,
+        "count": len(first.occurrences) == len(use.occurrences),
+        "part": first.part == use.part,
+    }
+
+
+def overlap(outcome: SampleOutcome) -> float | None:
+    """Return the time that both say is sampled over the time that either says; None if wrong."""
+    found = first_use(outcome)
+    if found is None:
+        return None
+    first, use = found
+    ticks = np.arange(0.0, outcome.start + outcome.length, 0.01)
+    said = np.zeros(len(ticks), bool)
+    true = np.zeros(len(ticks), bool)
+    for start, end, *_ in first.occurrences:
+        said |= (ticks >= start + outcome.start) & (ticks < end + outcome.start)
+    for o in use.occurrences:
+        true |= (ticks >= o.start) & (ticks < o.end)
+    either = (said | true).sum()
+    return float((said & true).sum() / either) if either else None
+
+
+def summarise(outcomes: Sequence[SampleOutcome], threshold: float) -> dict[str, Any]:
+    """Return the figures of whole tracks or of one length of queries."""
+    sampling = [o for o in outcomes if o.uses]
+    free = [o for o in outcomes if not o.uses]
+    top = np.array([o.ranking[0].probability if o.ranking else -1e9 for o in sampling])
+    free_top = np.array([o.ranking[0].probability if o.ranking else -1e9 for o in free])
+    first = np.array([hit(o, 1) for o in sampling])
+    right = [o for o in sampling if hit(o, 1)]
+    table: dict[str, Any] = {
+        "map": asdict(_mean([average_precision(o) for o in sampling])),
+        "hr1": asdict(_mean(first)),
+        "hr10": asdict(_mean([hit(o, 10) for o in sampling])),
+        "near": asdict(_mean([is_near(o) for o in right])),
+        "recall": asdict(_mean(first & (top >= threshold))),
+        "false_alarms": asdict(_mean(free_top >= threshold)),
+    }
+    for share in (0.02, 0.01):
+        level = float(np.quantile(free_top, 1 - share)) if len(free_top) else 0.0
+        table[f"hr1_at_{share:g}"] = asdict(_mean(first & (top > level)))
+    known = [e for e in map(errors, right) if e is not None]
+    for key in ("start", "pitch", "tempo", "count", "part"):
+        table[key] = asdict(_mean([e[key] for e in known]))
+    shared = [v for v in map(overlap, right) if v is not None]
+    table["iou"] = asdict(_mean(shared))
+    table["seconds"] = float(np.median([o.seconds for o in outcomes])) if outcomes else None
+    for name, kept in _subsets(sampling).items():
+        table[f"map {name}"] = asdict(_mean([average_precision(o) for o in kept]))
+    return table
+
+
+def _subsets(outcomes: Sequence[SampleOutcome]) -> dict[str, list[SampleOutcome]]:
+    """Return queries with one use by its transformation, part, manner and overlay."""
+    single = [(o, o.uses[0]) for o in outcomes if len(o.uses) == 1]
+    found: dict[str, list[SampleOutcome]] = {}
+    for key in ("transformation", "part", "manner"):
+        for value in sorted({use[key] for _, use in single}):
+            found[value] = [o for o, use in single if use[key] == value]
+    for low, high in OVERLAYS:
+        name = f"{low:+.0f}…{high:+.0f} dB".replace("-99…", "below ").replace("…+99", " and more")
+        found[name] = [
+            o
+            for o, use in single
+            if use["overlay_db"] is not None and low <= use["overlay_db"] < high
+        ]
+    return {name: kept for name, kept in found.items() if kept}
+
+
+def _mean(values: Any) -> Rate:
+    """Return a mean with its bootstrap interval over queries."""
+    array = np.asarray(values, np.float64)
+    return rate(array, np.arange(len(array)))
+
+
+def write_outcomes(path: Path, outcomes: Sequence[SampleOutcome], **facts: Any) -> None:
+    """Write all outcomes and the facts of the run as JSON."""
+    content = {**facts, "outcomes": [asdict(o) for o in outcomes]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)

@@ -1,0 +1,181 @@
+"""Finds what a track samples in a library: search, comparison of sound, tracing, judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from spolia.audio import Audio
+from spolia.errors import AudioError
+from spolia.fingerprints.base import Fingerprint
+from spolia.placing import is_unchanged
+from spolia.recording import Recording
+from spolia.sample_alignment import (
+    QUICKEST,
+    SAMPLE_RATE,
+    Bands,
+    Played,
+    find,
+    levels,
+)
+from spolia.sample_tracing import REACH, Trace, trace
+from spolia.samples import (
+    Evidence,
+    Nominee,
+    SampleCalibration,
+    SampleMatch,
+    features,
+    nominate,
+)
+from spolia.store.vectors import VectorIndex
+
+N_NEIGHBOURS = 20  # hits per window of a query
+PATCH = 4.0  # seconds that are compared at once
+REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
+GATE = 3.6  # deviations of the best patch from which a recording is traced
+MOST_TRACED = 12  # recordings
+
+Report = Callable[[int, int], None]
+
+
+class SampleFinder:
+    """Answers one query; ``recording`` gives a recording by its id."""
+
+    def __init__(
+        self,
+        query: Audio,
+        fingerprint: Fingerprint,
+        index: VectorIndex,
+        recording: Callable[[str], Recording],
+        *,
+        seconds: float,
+        threads: int = 2,
+        report: Report | None = None,
+    ) -> None:
+        """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window."""
+        self.heard = levels(query.samples)
+        self.fingerprint, self.index, self.recording = fingerprint, index, recording
+        self.seconds, self.threads, self.report = seconds, threads, report
+        self.nominees: list[Nominee] = []  # once they were searched
+        self._sound = lru_cache(maxsize=64)(self._read)
+
+    def evidence(self) -> list[Evidence]:
+        """Return what speaks for each recording that may be sampled, the best first."""
+        hits = self.index.search(self.fingerprint.values, self.fingerprint.times, N_NEIGHBOURS)
+        self.nominees = nominees = nominate(hits, seconds=self.seconds)
+        best = self._best_of_recordings(nominees, self._compared(nominees))
+        scores = _best_scores(nominees)
+        found = []
+        for nominee, played in best[:MOST_TRACED]:
+            traced = self._traced(nominee, played)
+            others = [s for r, s in scores.items() if r != nominee.recording]
+            lead = scores[nominee.recording] - max(others, default=0.0)
+            name = self.index.recording_ids[nominee.recording]
+            found.append(Evidence(name, nominee.score, lead, played, traced))
+        return found
+
+    def matches(self, calibration: SampleCalibration) -> list[SampleMatch]:
+        """Return the recordings that may be sampled, most probable first."""
+        found = [
+            SampleMatch(
+                self.recording(e.recording_id),
+                calibration.probability(e),
+                e.score,
+                e.played.tempo,
+                e.played.semitones,
+                None,
+                e.trace.occurrences,
+                tuple(features([e])[0].tolist()),
+            )
+            for e in self.evidence()
+            if e.trace.occurrences
+        ]
+        return sorted(found, key=lambda match: -match.probability)
+
+    def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
+        """Return ids and similarity of recordings that were nominated but are not named."""
+        known = set(named)
+        scores = {self.index.recording_ids[i]: s for i, s in _best_scores(self.nominees).items()}
+        return sorted(
+            ((r, s) for r, s in scores.items() if r not in known), key=lambda item: -item[1]
+        )
+
+    def _compared(self, nominees: Sequence[Nominee]) -> list[Played | None]:
+        with ThreadPoolExecutor(self.threads) as pool:
+            done: list[Played | None] = []
+            for played in pool.map(self._compare, nominees):
+                done.append(played)
+                if self.report:
+                    self.report(len(done), len(nominees))
+            return done
+
+    def _compare(self, nominee: Nominee) -> Played | None:
+        """Return how the query plays a nominee."""
+        around = PATCH / 2 * QUICKEST + REACH_OF_PLACE + 0.5
+        middles = [pair.recording for pair in nominee.pairs]
+        sound = self._levels(nominee.recording, min(middles) - around, max(middles) + around)
+        if sound is None:
+            return None
+        known, origin = sound
+        pairs = [replace(p, recording=p.recording - origin) for p in nominee.pairs]
+        played = find(self.heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
+        return None if played is None else replace(played, offset=played.offset + origin)
+
+    def _traced(self, nominee: Nominee, played: Played) -> Trace:
+        middle = played.tempo * played.middle + played.offset
+        around = (REACH + PATCH) * played.tempo + 1.0
+        sound = self._levels(nominee.recording, middle - around, middle + around)
+        if sound is None:
+            return Trace((), 0.0, 0.0)
+        known, origin = sound
+        found = trace(
+            self.heard, known, replace(played, offset=played.offset - origin), seconds=PATCH
+        )
+        moved = (
+            replace(
+                o,
+                reference_start=max(0.0, o.reference_start + origin),
+                reference_end=o.reference_end + origin,
+            )
+            for o in found.occurrences
+        )
+        return replace(found, occurrences=tuple(moved))
+
+    def _best_of_recordings(
+        self, nominees: Sequence[Nominee], played: Iterable[Played | None]
+    ) -> list[tuple[Nominee, Played]]:
+        """Return each recording's best place that stands out, the best recording first."""
+        best: dict[int, tuple[Nominee, Played]] = {}
+        for nominee, one in zip(nominees, played, strict=True):
+            if one is None or one.patch_z < GATE:
+                continue
+            held = best.get(nominee.recording)
+            if held is None or one.patch_z > held[1].patch_z:
+                best[nominee.recording] = nominee, one
+        return sorted(best.values(), key=lambda item: -item[1].patch_z)
+
+    def _levels(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
+        """Return levels of a stretch of a recording and the seconds of their first row."""
+        first = max(0.0, np.floor(start))
+        return self._sound(number, float(first), float(np.ceil(end)))
+
+    def _read(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
+        recording = self.recording(self.index.recording_ids[number])
+        if not is_unchanged(recording):
+            return None
+        try:
+            sound = Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
+        except AudioError:
+            return None
+        return (levels(sound.samples), start) if len(sound) else None
+
+
+def _best_scores(nominees: Sequence[Nominee]) -> dict[int, float]:
+    scores: dict[int, float] = {}
+    for nominee in nominees:
+        scores[nominee.recording] = max(nominee.score, scores.get(nominee.recording, 0.0))
+    return scores

@@ -1,0 +1,245 @@
+"""Which recordings a track samples: from hits to samples with all their occurrences. Pure.
+
+A window of a query that holds a sample resembles a window of the recording, whatever lies over it:
+that nominates recordings and places. Whether it is really there, and how it was played, the sound
+itself says (:mod:`spolia.sample_alignment`, :mod:`spolia.sample_tracing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spolia.calibration import logistic
+from spolia.errors import ParameterError
+from spolia.recording import Recording
+from spolia.sample_alignment import Pair, Played
+from spolia.sample_tracing import Occurrence, Trace
+from spolia.store.hits import Hits
+
+Transformation = Literal["untouched", "varispeed", "stretched", "pitched", "both"]
+Part = Literal["drums", "bass", "harmonic", "mix"]
+Floats = npt.NDArray[np.float64]
+
+PITCH_TOLERANCE = 0.25  # semitones that count as none
+TEMPO_TOLERANCE = 0.01  # change of the tempo that counts as none
+CELL = 2.0  # seconds of a recording within which hits are of one place
+N_NOMINEES = 40  # places of recordings that are compared with the query's sound,
+N_OF_RECORDING = 3  # and of one recording
+N_PAIRS = 3  # places of the query that vouch for a nominee
+PAIRS_APART = 1.5  # seconds between them
+N_FEATURES = 8
+
+
+def transformation(semitones: float, tempo_ratio: float) -> Transformation:
+    """Name what a change of pitch and tempo is; "varispeed" where the pitch follows the tempo.
+
+    tempo_ratio: seconds of the source per second of the new track, above 0.
+    """
+    pitched = abs(semitones) > PITCH_TOLERANCE
+    stretched = abs(tempo_ratio - 1.0) > TEMPO_TOLERANCE
+    coupled = abs(semitones - 12.0 * float(np.log2(tempo_ratio))) <= PITCH_TOLERANCE
+    if stretched and coupled:
+        return "varispeed"
+    if stretched:
+        return "both" if pitched else "stretched"
+    return "pitched" if pitched else "untouched"
+
+
+@dataclass(frozen=True)
+class Nominee:
+    """A place of a recording that resembles places of the query."""
+
+    recording: int  # position in the index's ``recording_ids``
+    pairs: tuple[Pair, ...]  # middles of windows, most similar first
+    score: float  # similarity of the first
+
+
+def nominate(hits: Hits, *, seconds: float, n: int = N_NOMINEES) -> list[Nominee]:
+    """Return the places of recordings that resemble the query most.
+
+    seconds: length of a window. Hits within CELL seconds of a recording are one place; the best at
+    different times of the query vouch for it. A recording gives few places, so that a long one
+    cannot crowd out the others, and its score is that of its best pair, never a sum.
+    """
+    found: list[Nominee] = []
+    per_recording: dict[int, list[float]] = {}
+    order = np.argsort(-hits.scores, kind="stable")
+    recordings, query = hits.recordings[order], hits.query_times[order] + seconds / 2
+    reference, scores = hits.reference_times[order] + seconds / 2, hits.scores[order]
+    for i in range(len(order)):
+        places = per_recording.setdefault(int(recordings[i]), [])
+        if len(places) >= N_OF_RECORDING or any(abs(reference[i] - p) < CELL for p in places):
+            continue
+        places.append(float(reference[i]))
+        near = (recordings == recordings[i]) & (np.abs(reference - reference[i]) < CELL)
+        pairs = _apart(query[near], reference[near])
+        found.append(Nominee(int(recordings[i]), pairs, float(scores[i])))
+        if len(found) == n:
+            break
+    return found
+
+
+def _apart(query: Floats, reference: Floats) -> tuple[Pair, ...]:
+    """Return the first pairs at different times of the query."""
+    kept: list[Pair] = []
+    for one, other in zip(query.tolist(), reference.tolist(), strict=True):
+        if all(abs(one - pair.query) >= PAIRS_APART for pair in kept):
+            kept.append(Pair(one, other))
+        if len(kept) == N_PAIRS:
+            break
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a recording being sampled."""
+
+    recording_id: str
+    score: float  # similarity of the best window
+    lead: float  # of that over the best of another recording
+    played: Played
+    trace: Trace
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the query that play the recording."""
+        return sum(o.query_end - o.query_start for o in self.trace.occurrences)
+
+
+def features(evidence: Sequence[Evidence]) -> Floats:
+    """Return what the logistic function sees [shape=(n, 8)].
+
+    One, the similarity and its lead, how far pitch and tempo stand out for all patches and for the
+    best, the correlation there, and how far the places stand out, best and pooled.
+    """
+    rows = [
+        (
+            1.0,
+            e.score,
+            e.lead,
+            e.played.z,
+            e.played.patch_z,
+            e.played.correlation,
+            np.log1p(max(e.trace.z, 0.0)),
+            np.log1p(max(e.trace.pooled, 0.0)),
+        )
+        for e in evidence
+    ]
+    return np.array(rows, np.float64).reshape(-1, N_FEATURES)
+
+
+@dataclass(frozen=True)
+class SampleCalibration:
+    """A fitted logistic function over the evidence, and where a sample counts as found."""
+
+    weights: tuple[float, ...]  # of features(); see there
+    threshold: float  # probability
+    false_alarms: float = 0.01  # share of sample-free tracks above the threshold
+    n_tracks: int = 0  # it was fitted on
+    n_free: int = 0  # of which sample nothing
+
+    def probability(self, evidence: Evidence) -> float:
+        """Return the probability that a recording is sampled."""
+        return float(logistic(features([evidence])[0] @ np.asarray(self.weights)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a model's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SampleCalibration:
+        """Read what :meth:`to_dict` wrote; raises ParameterError where it is incomplete."""
+        try:
+            found = cls(**{**values, "weights": tuple(values["weights"])})
+        except (KeyError, TypeError) as error:
+            raise ParameterError(
+                f"not a calibration of samples ({error}); calibrate the model again"
+            ) from error
+        if len(found.weights) != N_FEATURES:
+            raise ParameterError(
+                f"a calibration of samples has {N_FEATURES} weights, not {len(found.weights)}; "
+                "calibrate the model again"
+            )
+        return found
+
+
+# Without a fit: a guess by which five deviations of the best patch are as likely right as wrong.
+UNFITTED = SampleCalibration((-9.0, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5), 0.9)
+
+
+def calibration_of(values: Mapping[str, Any]) -> SampleCalibration:
+    """Return the calibration of a model's card, or a rough one for a model without."""
+    return SampleCalibration.from_dict(values) if values else UNFITTED
+
+
+@dataclass(frozen=True)
+class SampleMatch:
+    """A recording that a query samples."""
+
+    recording: Recording
+    probability: float  # calibrated on tracks whose samples are known
+    score: float  # similarity of the best window
+    tempo_ratio: float  # seconds of the recording per second of the query
+    semitones: float  # how much higher the query sounds
+    part: Part | None  # of the recording that is heard; None: not measured
+    occurrences: tuple[Occurrence, ...]  # in order of the query's time, at least one
+    features: tuple[float, ...] = ()  # what the probability was computed from
+
+    @property
+    def transformation(self) -> Transformation:
+        """What was done to it."""
+        return transformation(self.semitones, self.tempo_ratio)
+
+    @property
+    def coverage(self) -> float:
+        """Seconds of the query that play the recording."""
+        return sum(o.query_end - o.query_start for o in self.occurrences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the match as it stands in JSON."""
+        first = self.occurrences[0]
+        return {
+            "recording": self.recording.to_dict(),
+            "probability": round(self.probability, 4),
+            "score": round(self.score, 4),
+            "query_start": round(first.query_start, 3),
+            "query_end": round(self.occurrences[-1].query_end, 3),
+            "reference_start": round(min(o.reference_start for o in self.occurrences), 3),
+            "reference_end": round(max(o.reference_end for o in self.occurrences), 3),
+            "speed": round(self.tempo_ratio, 4),
+            "tempo_ratio": round(self.tempo_ratio, 4),
+            "semitones": round(self.semitones, 2),
+            "transformation": self.transformation,
+            "part": self.part,
+            "coverage": round(self.coverage, 3),
+            "method": "samples",
+            "occurrences": [
+                {k: round(v, 3) for k, v in asdict(o).items()} for o in self.occurrences
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one query samples."""
+
+    query: str  # its path or name
+    duration: float  # seconds
+    seconds: float  # time that the answer took
+    decided: bool  # whether the first match passed the threshold
+    matches: list[SampleMatch] = field(default_factory=list)  # most probable first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as it stands in JSON."""
+        return {
+            "query": self.query,
+            "duration": round(self.duration, 3),
+            "seconds": round(self.seconds, 4),
+            "decided": self.decided,
+            "matches": [match.to_dict() for match in self.matches],
+        }
