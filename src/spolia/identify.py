@@ -14,7 +14,7 @@ from spolia.alignment import Floats, Line, Proposal, compare, propose, refine
 from spolia.delay import Delay
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
-from spolia.rivals import Candidate
+from spolia.rivals import Candidate, Place
 from spolia.store.hits import Hits
 
 N_LINES = 24  # proposals that are refined per window of the query
@@ -59,6 +59,23 @@ _MATCH_KEYS = (
     "semitones",
     "method",
 )
+
+
+def match_of(recording: Recording, probability: float, place: Place, method: str) -> Match:
+    """Return a match of a recording at a place, cut to what the recording holds."""
+    line = place.line
+    return Match(
+        recording,
+        probability,
+        line.score,
+        line.query_start,
+        line.query_end,
+        max(0.0, line.reference_start),
+        min(recording.duration, line.reference_end),
+        line.speed,
+        place.semitones,
+        method,
+    )
 
 
 @dataclass(frozen=True)

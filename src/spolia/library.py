@@ -16,7 +16,7 @@ from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_compressed, make_fingerprinter
 from spolia.fingerprints.samples import SampleFingerprinter
-from spolia.identify import Identification, Match, is_sure
+from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
 from spolia.recording import Recording
@@ -192,13 +192,8 @@ class Library:
         method = self._chosen(method)
         audio, name = self._query(source, self._query_fingerprinter(method), name)
         matches, n_decided = self._find(audio, method, threshold, top)
-        return Identification(
-            name,
-            audio.duration,
-            time.perf_counter() - started,
-            n_decided > 0,
-            matches,
-        )
+        seconds = time.perf_counter() - started
+        return Identification(name, audio.duration, seconds, n_decided > 0, matches)
 
     def decided(
         self,
@@ -276,11 +271,13 @@ class Library:
         fingerprinter = cast(SampleFingerprinter, self.fingerprinter(self._chosen("samples")))
         audio, name = self._query(source, fingerprinter, name)
         calibration = calibration_of(fingerprinter.card.calibration)
-        found = self.sample_finder(audio, progress).matches(calibration)
+        finder = self.sample_finder(audio, progress)
+        found = finder.matches(calibration)
         limit = calibration.threshold if threshold is None else threshold
         n_decided = sum(match.probability >= limit for match in found)
         seconds = time.perf_counter() - started
-        return Samples(name, audio.duration, seconds, n_decided > 0, found[: max(top, n_decided)])
+        shown = found[: max(top, n_decided)]
+        return Samples(name, audio.duration, seconds, n_decided > 0, shown, finder.fingerprint)
 
     def sample_finder(self, audio: Audio, progress: Report | None = None) -> SampleFinder:
         """Return what finds the samples of a track, given at the fingerprinter's sample rate."""
@@ -300,6 +297,11 @@ class Library:
 
     def _searcher(self, method: str) -> Searcher:
         """Return how a method searches, over the index as it is now."""
+        if method == "samples":
+            raise ParameterError(
+                "fingerprints of samples do not identify clips; ask with find_samples, or add the "
+                "files again with --methods segments"
+            )
         fingerprinter = self._query_fingerprinter(method)
         index = self.index("compressed" if method == TWO_STAGE else method)
         if isinstance(index, PostingsIndex):
@@ -383,20 +385,8 @@ class Library:
         return place(audio, candidate.line, recording, semitones=semitones, lag=lag)
 
     def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
-        recording, placed = self.catalog.get(candidate.recording_id), self.place(audio, candidate)
-        line = placed.line
-        return Match(
-            recording,
-            candidate.probability,
-            line.score,
-            line.query_start,
-            line.query_end,
-            max(0.0, line.reference_start),
-            min(recording.duration, line.reference_end),
-            line.speed,
-            placed.semitones,
-            method,
-        )
+        recording = self.catalog.get(candidate.recording_id)
+        return match_of(recording, candidate.probability, self.place(audio, candidate), method)
 
 
 def _rank(method: str) -> tuple[int, str]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from spolia.calibration import logistic
 from spolia.errors import ParameterError
+from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
 from spolia.sample_alignment import Pair, Played
 from spolia.sample_tracing import Occurrence, Trace
@@ -233,6 +234,7 @@ class Samples:
     seconds: float  # time that the answer took
     decided: bool  # whether the first match passed the threshold
     matches: list[SampleMatch] = field(default_factory=list)  # most probable first
+    fingerprint: Fingerprint | None = field(default=None, repr=False)  # of the query
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as it stands in JSON."""

@@ -19,6 +19,8 @@ from spolia.cli.options import (
 
 if TYPE_CHECKING:
     from spolia.identify import Identification, Match
+    from spolia.library import Library
+    from spolia.sample_page import Windows
     from spolia.samples import SampleMatch, Samples
 
 
@@ -92,6 +94,15 @@ def samples(
             show_default=False,
         ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", help="Page with pictures and sounds; a folder if there are several tracks."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of the similarity to the first match.")
+    ] = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,11 +128,45 @@ def samples(
                 from spolia.labels import write_labels
 
                 write_labels(export, answer)
+            if page is not None:
+                _write_page(page if len(files) == 1 else page / f"{file.stem}.html", opened, answer)
+            if plot is not None:
+                _write_plot(plot if len(files) == 1 else plot / f"{file.stem}.png", opened, answer)
             if as_json:
                 typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
             else:
                 typer.echo("\n".join(sample_lines(answer)))
     report_failures(failed)
+
+
+def _windows(library: Library, answer: Samples) -> list[Windows | None]:
+    from spolia.sample_page import Windows
+
+    seconds = library.fingerprinter("samples").segment_seconds
+    return [
+        Windows(answer.fingerprint, library.catalog.fingerprint(m.recording.id, "samples"), seconds)
+        if answer.fingerprint is not None
+        else None
+        for m in answer.matches
+    ]
+
+
+def _write_page(path: Path, library: Library, answer: Samples) -> None:
+    from spolia.audio import Audio
+    from spolia.sample_page import write_page
+
+    write_page(path, answer, Audio.load(answer.query, sample_rate=16000), _windows(library, answer))
+
+
+def _write_plot(path: Path, library: Library, answer: Samples) -> None:
+    from spolia.encoding import write_whole
+    from spolia.sample_page import matrix_png
+
+    if (windows := next(iter(_windows(library, answer)), None)) is None:
+        typer.echo(f"{answer.query}: nothing was found, so {path} is not written", err=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, matrix_png(windows))
 
 
 def sample_lines(answer: Samples) -> list[str]:
