@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
+import json
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from spolia.audio import Audio
+from spolia.cli.query_commands import sample_lines
 from spolia.degradation import change_speed, shift_pitch, stretch
+from spolia.encoding import write_wav
+from spolia.errors import AudioError, ParameterError
+from spolia.fingerprints.base import UNCHANGED, Fingerprint
+from spolia.labels import audacity, sonic_visualiser, table, write_labels
+from spolia.library import Library
 from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, find, levels
-from spolia.sample_tracing import trace
+from spolia.sample_page import Windows, matrix_png, write_page
+from spolia.sample_tracing import polished, trace
+from spolia.samples import (
+    UNFITTED,
+    SampleCalibration,
+    Samples,
+    calibration_of,
+    nominate,
+    transformation,
+)
+from spolia.store.hits import NO_HITS, Hits
 
 RATE = SAMPLE_RATE
 
 
+def onsets(seed: int) -> np.ndarray:
+    """Return the samples at which the chords of a piece begin."""
+    lengths = np.random.default_rng(seed).choice([3200, 4800, 7200], 400)
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def onset(seed: int, near: float) -> float:
+    """Return the second at which the chord of a piece nearest to a time begins."""
+    begins = onsets(seed) / RATE
+    return float(begins[np.abs(begins - near).argmin()])
+
+
 def piece(seed: int, seconds: float = 30.0) -> Audio:
     """Return chords and drums that never repeat."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])
     n = round(seconds * RATE)
     sound = np.zeros(n + RATE)
-    place = 0
-    while place < n:
-        length = int(rng.choice([0.2, 0.3, 0.45]) * RATE)
+    begins = onsets(seed)
+    for place, end in itertools.pairwise(begins):
+        if place >= n:
+            break
+        length = int(end - place)
         time = np.arange(length) / RATE
         for _ in range(3):
             pitch = 110 * 2 ** (rng.integers(0, 36) / 12)
@@ -28,8 +67,10 @@ def piece(seed: int, seconds: float = 30.0) -> Audio:
             sound[place : place + length] += 0.1 * tone * np.exp(-4 * time)
         hit = rng.normal(size=length // 3) * np.exp(-60 * time[: length // 3])
         sound[place : place + length // 3] += 0.3 * rng.random() * hit
-        place += length
     return Audio(sound[:n].astype(np.float32), RATE)
+
+
+FIRST, LAST = onset(1, 11.0), onset(1, 14.0)
 
 
 def mixed(sample: Audio, bed: Audio, starts: list[float], overlay_db: float) -> Audio:
@@ -66,23 +107,26 @@ def known(recording):
 @pytest.mark.parametrize("overlay_db", [-6.0, 3.0])
 def test_pitch_tempo_and_every_occurrence_of_a_loop_are_found(recording, known, name, overlay_db):
     change, tempo, semitones = CHANGES[name]
-    sample = change(recording.slice(11.0, 14.0))
+    sample = change(recording.slice(FIRST, LAST))
     starts = [4.0, 4.0 + sample.duration, 4.0 + 2 * sample.duration, 24.0]
     track = mixed(sample, piece(2, 36.0), starts, overlay_db)
     heard = levels(track.samples)
     middle = sample.duration / 2
-    pairs = [Pair(s + middle + 0.3, 12.5 - 0.4) for s in starts]
+    pairs = [Pair(s + middle + 0.3, (FIRST + LAST) / 2 - 0.4) for s in starts]
     played = find(heard, known, pairs, seconds=4.0, reach=1.0)
+    assert played.tempo == pytest.approx(tempo, rel=0.02)
+    found = trace(heard, known, played, seconds=4.0)
+    played = polished(heard, known, played, found)
     assert played.tempo == pytest.approx(tempo, rel=0.01)
     assert played.semitones == pytest.approx(semitones, abs=0.25)
-    assert min(abs(played.tempo * s + played.offset - 11.0) for s in starts) < 0.05
-    found = trace(heard, known, played, seconds=4.0)
+    assert min(abs(played.tempo * s + played.offset - FIRST) for s in starts) < 0.05
+    found = trace(heard, known, played, seconds=found.seconds)
     assert len(found.occurrences) == 4
     for occurrence, start in zip(found.occurrences, starts, strict=True):
         assert occurrence.query_start == pytest.approx(start, abs=0.08)
-        assert occurrence.query_end == pytest.approx(start + sample.duration, abs=0.15)
-        assert occurrence.reference_start == pytest.approx(11.0, abs=0.1)
-        assert occurrence.reference_end == pytest.approx(14.0, abs=0.2)
+        assert occurrence.query_end == pytest.approx(start + sample.duration, abs=0.2)
+        assert occurrence.reference_start == pytest.approx(FIRST, abs=0.1)
+        assert occurrence.reference_end == pytest.approx(LAST, abs=0.25)
     assert found.pooled > found.z > 4.5
 
 
@@ -103,3 +147,247 @@ def test_silence_is_no_sample_and_levels_have_a_row_every_frame(known):
     assert find(silent, known, [Pair(2.0, 12.5)], seconds=4.0, reach=1.0) is None
     assert find(known, silent, [Pair(12.5, 2.0)], seconds=4.0, reach=1.0) is None
     assert FRAME * (len(known) - 1) == pytest.approx(30.0, abs=FRAME)
+
+
+def hits(rows):
+    recordings, query, reference, scores = (np.array(c) for c in zip(*rows, strict=True))
+    return Hits(recordings.astype(np.int32), query, reference, scores.astype("f"))
+
+
+def test_places_are_nominated_by_their_best_pair_and_never_by_their_number():
+    long = [(0, t, 10.0 * t, 0.5) for t in np.arange(0.0, 40.0)]
+    loop = [(1, 4.0 * i, 20.2 + 0.1 * i, 0.6 - 0.01 * i) for i in range(5)]
+    first, *others = nominate(hits(long + loop), seconds=4.0)
+    assert first.recording == 1
+    assert first.score == pytest.approx(0.6)
+    assert [p.query for p in first.pairs] == [2.0, 6.0, 10.0]
+    assert first.pairs[0].recording == pytest.approx(22.2)
+    assert len(others) == 3
+    assert {n.recording for n in others} == {0}
+    assert len(nominate(hits(long + loop), seconds=4.0, n=2)) == 2
+    assert nominate(NO_HITS, seconds=4.0) == []
+
+
+def test_pairs_of_a_nominee_are_of_different_times():
+    near = [(0, 0.25 * i, 30.0 + 0.25 * i, 0.9 - 0.01 * i) for i in range(4)]
+    (only,) = nominate(hits(near), seconds=4.0)
+    assert len(only.pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("semitones", "tempo_ratio", "name"),
+    [
+        (0.0, 1.0, "untouched"),
+        (0.2, 1.009, "untouched"),
+        (12 * np.log2(1.1), 1.1, "varispeed"),
+        (0.0, 0.8, "stretched"),
+        (3.0, 1.0, "pitched"),
+        (3.0, 0.9, "both"),
+    ],
+)
+def test_what_was_done_has_a_name(semitones, tempo_ratio, name):
+    assert transformation(float(semitones), tempo_ratio) == name
+
+
+def test_a_calibration_survives_json_and_names_what_is_wrong():
+    assert calibration_of({}) is UNFITTED
+    assert calibration_of(json.loads(json.dumps(UNFITTED.to_dict()))) == UNFITTED
+    with pytest.raises(ParameterError, match="has 8 weights, not 1"):
+        SampleCalibration.from_dict({"weights": [1.0], "threshold": 0.5})
+    with pytest.raises(ParameterError, match="calibrate the model again"):
+        SampleCalibration.from_dict({"threshold": 0.5})
+
+
+def path(seed):
+    """Return unit vectors as a smooth function of time."""
+    knots = np.arange(0.0, 60.0, 0.8)
+    values = np.random.default_rng([seed, 2]).normal(size=(32, len(knots)))
+
+    def at(times):
+        rows = np.stack([np.interp(times, knots, column) for column in values], axis=1)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f")
+
+    return at
+
+
+class Oracle:
+    """Stands in for the encoder: knows pieces by their sound, and roughly what a track samples."""
+
+    method, model_id, sample_rate = "samples", "oracle-1", RATE
+    hop_seconds, segment_seconds = 0.512, 4.096
+    card = SimpleNamespace(calibration={})
+
+    def __init__(self):
+        self.beginnings = np.stack([piece(n).samples[:2000] for n in range(5)])
+
+    def fingerprint_blocks(self, blocks):
+        audio = Audio(np.concatenate([block.samples for block in blocks]), RATE)
+        distance = np.abs(self.beginnings - audio.samples[:2000]).mean(1)
+        return self.made(audio, path(int(distance.argmin())))
+
+    def fingerprint_query(self, audio, change=UNCHANGED):
+        def at(times):
+            vectors = path(99)(times)
+            for start in STARTS if audio.duration == 30.0 else []:
+                inside = np.abs(times + 2.0 - (start + LOOP / 2)) < 1.0
+                vectors[inside] = path(1)(FIRST + 1.05 * (times[inside] - start) + 0.6)
+            return vectors
+
+        return self.made(audio, at)
+
+    def made(self, audio, at):
+        times = np.arange(0.0, audio.duration - self.segment_seconds, self.hop_seconds)
+        return Fingerprint(self.method, self.model_id, times, at(times), audio.duration)
+
+
+@pytest.fixture(scope="module")
+def crate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crate")
+    for number in range(5):
+        write_wav(folder / f"{number}.wav", piece(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(crate, tmp_path_factory):
+    with Library(tmp_path_factory.mktemp("library"), fingerprinters=[Oracle()]) as opened:
+        opened.add([crate])
+        yield opened
+
+
+LOOP = (onset(1, 13.6) - FIRST) / 1.05  # seconds, five per cent faster
+STARTS = [4.0, 4.0 + LOOP, 4.0 + 2 * LOOP, 20.0]
+
+
+@pytest.fixture(scope="module")
+def track(tmp_path_factory):
+    """Return a new track that loops a part of piece 1, five per cent faster, under piece 9."""
+    loop = change_speed(piece(1).slice(FIRST, onset(1, 13.6)), 1.05)
+    path = tmp_path_factory.mktemp("tracks") / "new & old.wav"
+    write_wav(path, mixed(loop, piece(9, 30.0), STARTS, 0.0))
+    return path
+
+
+@pytest.fixture(scope="module")
+def answer(library, track):
+    return library.find_samples(track)
+
+
+def test_a_buried_loop_is_found_with_its_spans_pitch_tempo_and_count(answer):
+    assert answer.decided
+    match = answer.matches[0]
+    assert match.recording.path.endswith("1.wav")
+    assert match.tempo_ratio == pytest.approx(1.05, rel=0.01)
+    assert match.semitones == pytest.approx(12 * np.log2(1.05), abs=0.25)
+    assert match.transformation == "varispeed"
+    assert len(match.occurrences) == 4
+    for occurrence, start in zip(match.occurrences, STARTS, strict=True):
+        assert occurrence.query_start == pytest.approx(start, abs=0.1)
+        assert occurrence.query_end == pytest.approx(start + LOOP, abs=0.2)
+        assert occurrence.reference_start == pytest.approx(FIRST, abs=0.15)
+    assert match.coverage == pytest.approx(4 * LOOP, abs=0.8)
+
+
+def test_the_answer_in_json_is_as_the_contract_says(answer):
+    values = json.loads(json.dumps(answer.to_dict()))
+    assert set(values) == {"query", "duration", "seconds", "decided", "matches"}
+    match = values["matches"][0]
+    assert {"recording", "probability", "semitones", "tempo_ratio", "transformation"} < set(match)
+    assert {"part", "occurrences", "query_start", "reference_start", "method"} < set(match)
+    names = {"query_start", "query_end", "reference_start", "reference_end", "score"}
+    assert all(set(o) == names for o in match["occurrences"])
+
+
+def test_a_track_that_samples_nothing_is_said_to(library):
+    other = library.find_samples(piece(20, 29.0))
+    assert not other.decided
+    assert other.matches == []
+    assert "no sample found" in sample_lines(other)[0]
+    shown = library.find_samples(piece(20, 29.0), top=3)
+    assert not shown.decided
+    with pytest.raises(AudioError):
+        library.find_samples(Audio(np.zeros(10 * RATE, np.float32), RATE))
+    with pytest.raises(ParameterError, match="do not identify clips"):
+        library.identify(piece(1).slice(3.0, 9.0), method="samples")
+
+
+def test_people_read_what_was_sampled(answer):
+    text = "\n".join(sample_lines(answer))
+    assert re.search(r"1\.wav: 4 times, varispeed; \+[45]\.\d % tempo, \+0\.[789] semitones", text)
+    assert "0:04.0–" in text
+
+
+def test_labels_hold_every_occurrence(answer, tmp_path):
+    paths = write_labels(tmp_path / "labels", answer)
+    assert [p.name for p in paths] == [
+        "new & old.audacity.txt",
+        "new & old.sonic-visualiser.csv",
+        "new & old.csv",
+    ]
+    regions = [line.split("\t") for line in audacity(answer).splitlines()]
+    assert [float(r[0]) for r in regions] == pytest.approx(STARTS, abs=0.1)
+    assert all(r[2].startswith("1.wav ") for r in regions)
+    layers = list(csv.reader(sonic_visualiser(answer).splitlines()))
+    assert [float(r[2]) for r in layers] == pytest.approx([LOOP] * 4, abs=0.2)
+    head, *rows = csv.reader(table(answer).splitlines())
+    assert len(rows) == 4
+    assert dict(zip(head, rows[0], strict=True))["transformation"] == "varispeed"
+    assert audacity(Samples("x", 1.0, 0.1, decided=False)) == ""
+
+
+def unpacked(png):
+    """Return a grey PNG's size and rows."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", png[16:24])
+    place, data = 8, b""
+    while place < len(png):
+        (size,) = struct.unpack(">I", png[place : place + 4])
+        kind, body = png[place + 4 : place + 8], png[place + 8 : place + 8 + size]
+        checksum = struct.unpack(">I", png[place + 8 + size : place + 12 + size])[0]
+        assert checksum == zlib.crc32(kind + body)
+        data += body if kind == b"IDAT" else b""
+        place += 12 + size
+    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, width + 1)
+    return rows[:, 1:]
+
+
+def test_the_matrix_is_dark_where_both_are_alike():
+    values = np.eye(12, dtype=np.float32)
+    windows = [
+        Fingerprint("samples", None, np.arange(float(n)), values[:n], n + 3.0) for n in (8, 12)
+    ]
+    picture = unpacked(matrix_png(Windows(windows[0], windows[1], 4.0)))
+    assert picture.shape == (12, 8)
+    assert picture[11, 0] == picture[4, 7] == picture.min()  # the recording's time goes upwards
+    assert picture[0, 0] == picture.max()
+
+
+class Sounds(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.sources, self.text, self.open = [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("audio", "img"):
+            self.sources.append((tag, dict(attrs)["src"]))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_stands_alone_and_lets_one_hear_both(answer, library, track, tmp_path):
+    windows = [
+        Windows(answer.fingerprint, library.catalog.fingerprint(m.recording.id, "samples"), 4.16)
+        for m in answer.matches
+    ]
+    page = tmp_path / "pages" / "one.html"
+    write_page(page, answer, Audio.load(track, sample_rate=RATE), windows)
+    parsed = Sounds()
+    parsed.feed(page.read_text())
+    assert "new & old.wav" in parsed.text
+    assert "varispeed: 1.05" in parsed.text
+    kinds = [tag for tag, _ in parsed.sources]
+    assert kinds.count("audio") == 2 * len(answer.matches)
+    assert kinds.count("img") == len(answer.matches)
+    assert all(src.startswith("data:") for _, src in parsed.sources)
+    assert "http" not in page.read_text().replace("http-equiv", "")

@@ -10,7 +10,7 @@ where it hides the sample it adds nothing, and elsewhere it correlates with noth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
 TEMPO_STEP = 0.025  # of the first search, natural logarithm
 MOST_SEMITONES = 8
 COARSE = 3  # frames in one of the first search
+POLISH_STEP = 0.004  # of the last search, natural logarithm
+SNAP, MEANT = 0.03, 0.98  # a tempo that is as near, and fits as well, as that is meant
 SHARP = 0.15  # seconds by which the first search's place may be off
 
 
@@ -159,6 +161,47 @@ def _sharpen(
     middle = start + (len(patch) - 1) * FRAME / 2
     return Played(
         place - tempo * middle, tempo, exact / BANDS_PER_SEMITONE, middle, best, patch_z, z
+    )
+
+
+def polish(
+    query: Bands, recording: Bands, pairs: Sequence[Pair], near: Played, *, seconds: float
+) -> Played:
+    """Return pitch, tempo and place more exactly, from patches that hold nothing but the sample.
+
+    pairs: middles of occurrences; seconds: their length. Most samples are untouched or played at
+    another speed, pitch and all; where such a tempo fits nearly as well as the best, it is meant.
+    """
+    middle = round(near.semitones * BANDS_PER_SEMITONE)
+    shifts = middle + np.arange(-2, 3)
+    coupled = 2.0 ** (near.semitones / 12)
+    tempos = np.append(near.tempo * np.exp(POLISH_STEP * np.arange(-8, 9)), [1.0, coupled])
+    fits = []
+    for pair in pairs:
+        patch, start = _patch(query, pair.query, seconds)
+        found = _Search(patch, recording, pair.recording, FRAME).correlate(tempos, shifts, SHARP)
+        if found is not None:
+            fits.append((found, pair, start + (len(patch) - 1) * FRAME / 2))
+    if not fits:
+        return near
+    total = np.mean([found.max(2) for found, *_ in fits], axis=0)  # (n_tempos, n_shifts)
+    i, j = (int(n) for n in np.unravel_index(int(total[:-2].argmax()), total[:-2].shape))
+    tempo = float(tempos[i] * np.exp(POLISH_STEP * vertex(total[:-2, j], i)))
+    for k in (len(tempos) - 2, len(tempos) - 1):
+        if abs(np.log(tempos[k] / tempo)) < SNAP and total[k, j] > MEANT * total[i, j]:
+            i, tempo = k, float(tempos[k])
+            break
+    semitones = (float(shifts[j]) + vertex(total[i], j)) / BANDS_PER_SEMITONE
+    found, pair, centre = max(fits, key=lambda fit: float(fit[0][i, j].max()))
+    best = int(found[i, j].argmax())
+    lag = (best + vertex(found[i, j], best) - found.shape[2] // 2) * FRAME
+    return replace(
+        near,
+        offset=pair.recording + lag - tempo * centre,
+        tempo=tempo,
+        semitones=semitones,
+        middle=centre,
+        correlation=float(total[i, j]),
     )
 
 

@@ -22,7 +22,7 @@ from spolia.sample_alignment import (
     find,
     levels,
 )
-from spolia.sample_tracing import REACH, Trace, trace
+from spolia.sample_tracing import REACH, Trace, polished, trace
 from spolia.samples import (
     Evidence,
     Nominee,
@@ -38,6 +38,7 @@ PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
+KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
 
 Report = Callable[[int, int], None]
 
@@ -71,7 +72,7 @@ class SampleFinder:
         scores = _best_scores(nominees)
         found = []
         for nominee, played in best[:MOST_TRACED]:
-            traced = self._traced(nominee, played)
+            played, traced = self._traced(nominee, played)
             others = [s for r, s in scores.items() if r != nominee.recording]
             lead = scores[nominee.recording] - max(others, default=0.0)
             name = self.index.recording_ids[nominee.recording]
@@ -125,16 +126,21 @@ class SampleFinder:
         played = find(self.heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
         return None if played is None else replace(played, offset=played.offset + origin)
 
-    def _traced(self, nominee: Nominee, played: Played) -> Trace:
+    def _traced(self, nominee: Nominee, played: Played) -> tuple[Played, Trace]:
+        """Return how exactly a recording is played, and everywhere it is."""
         middle = played.tempo * played.middle + played.offset
         around = (REACH + PATCH) * played.tempo + 1.0
         sound = self._levels(nominee.recording, middle - around, middle + around)
         if sound is None:
-            return Trace((), 0.0, 0.0)
+            return played, Trace((), 0.0, 0.0)
         known, origin = sound
-        found = trace(
-            self.heard, known, replace(played, offset=played.offset - origin), seconds=PATCH
-        )
+        near = replace(played, offset=played.offset - origin)
+        found = trace(self.heard, known, near, seconds=PATCH)
+        if found.occurrences:
+            near = polished(self.heard, known, near, found)
+            again = trace(self.heard, known, near, seconds=found.seconds)
+            found = again if again.pooled > KEEP * found.pooled else found
+        played = replace(near, offset=near.offset + origin)
         moved = (
             replace(
                 o,
@@ -143,7 +149,7 @@ class SampleFinder:
             )
             for o in found.occurrences
         )
-        return replace(found, occurrences=tuple(moved))
+        return played, replace(found, occurrences=tuple(moved))
 
     def _best_of_recordings(
         self, nominees: Sequence[Nominee], played: Iterable[Played | None]

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spolia.sample_alignment import BANDS_PER_SEMITONE, FRAME, Bands, Floats, Played, rows_at
+from spolia.sample_alignment import (
+    BANDS_PER_SEMITONE,
+    FRAME,
+    Bands,
+    Floats,
+    Pair,
+    Played,
+    polish,
+    rows_at,
+)
 
 STEP = 2  # frames in one tick
 TICK = STEP * FRAME  # 32 ms
@@ -21,9 +30,10 @@ REACH = 10.0  # seconds of the recording on either side of the seed, as played
 LOCAL = 0.5  # seconds over which agreement is measured along a diagonal
 LEAST = 0.4  # seconds: a shorter stretch is no occurrence
 HEARD = 0.5  # share of a stretch's agreement that divides it from what is outside
+MOST_POLISHED = 5  # occurrences from which pitch and tempo are measured
 N_PASSES = 2  # in which places give the stretch, and the stretch places
-PEAK = 4.5  # robust standard deviations from which a place is an occurrence,
-PEAK_SHARE = 0.45  # and share of the best place's
+PEAK = 5.0  # robust standard deviations from which a place is an occurrence,
+PEAK_SHARE = 0.5  # and share of the best place's
 APART = 0.8  # of the stretch's length: two occurrences begin at least that far apart
 
 
@@ -45,6 +55,11 @@ class Trace:
     occurrences: tuple[Occurrence, ...]
     z: float  # agreement of the best place, in robust standard deviations of all places
     pooled: float  # root of the sum of the squares of all occurrences' z
+
+    @property
+    def seconds(self) -> float:
+        """Return the length of an occurrence of the query, the median of all."""
+        return float(np.median([o.query_end - o.query_start for o in self.occurrences]))
 
 
 def trace(query: Bands, recording: Bands, played: Played, *, seconds: float) -> Trace:
@@ -77,6 +92,16 @@ def trace(query: Bands, recording: Bands, played: Played, *, seconds: float) -> 
             found = _occurrences(heard, known, places, span, times, played)
             best = Trace(found, float(weights.max()), pooled)
     return best
+
+
+def polished(query: Bands, recording: Bands, played: Played, found: Trace) -> Played:
+    """Return how a sample is played more exactly, by its occurrences alone."""
+    best = sorted(found.occurrences, key=lambda o: -o.score)[:MOST_POLISHED]
+    pairs = []
+    for o in best:
+        middle = (o.query_start + o.query_end) / 2
+        pairs.append(Pair(middle, (o.reference_start + o.reference_end) / 2))
+    return polish(query, recording, pairs, played, seconds=found.seconds)
 
 
 def _ticks(values: Bands) -> Bands:

@@ -260,7 +260,7 @@ def summarise(outcomes: Sequence[SampleOutcome], threshold: float) -> dict[str, 
         "false_alarms": asdict(_mean(free_top >= threshold)),
     }
     for share in (0.02, 0.01):
-        level = float(np.quantile(free_top, 1 - share)) if len(free_top) else 0.0
+        level = float(np.quantile(free_top, 1 - share, method="higher")) if len(free_top) else 0.0
         table[f"hr1_at_{share:g}"] = asdict(_mean(first & (top > level)))
     known = [e for e in map(errors, right) if e is not None]
     for key in ("start", "pitch", "tempo", "count", "part"):
