@@ -19,7 +19,7 @@ RNG = np.random.default_rng(4)
 
 def queries(n=600, lengths=(1.0, 5.0)):
     """Return queries whose vectors are unsure and whose sound is not."""
-    heard, right, known, seconds = [], [], [], []
+    heard, right, known = [], [], []
     for i in range(n):
         is_known = i % 2 == 0
         n_candidates = int(RNG.integers(1, 4))
@@ -34,8 +34,7 @@ def queries(n=600, lengths=(1.0, 5.0)):
         heard.append(np.column_stack([vectors, correlation, prominence, span]))
         right.append(is_right)
         known.append(is_known)
-        seconds.append(length)
-    return heard, right, np.array(known), np.array(seconds)
+    return heard, right, np.array(known)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def fitted():
 
 
 def test_sound_decides_where_vectors_cannot(fitted):
-    heard, right, known, seconds = queries()
+    heard, right, known = queries()
     passed = []
     for of, is_right, is_known in zip(heard, right, known, strict=True):
         p = [
@@ -52,7 +51,7 @@ def test_sound_decides_where_vectors_cannot(fitted):
             for v, c, z, s in of
         ]
         best = int(np.argmax(p))
-        ok = p[best] >= fitted.threshold_at(of[best, 3])
+        ok = p[best] >= fitted.threshold
         passed.append((is_known, ok and (bool(is_right[best]) or not is_known)))
     recall = np.mean([ok for is_known, ok in passed if is_known])
     false_accepts = np.mean([ok for is_known, ok in passed if not is_known])
@@ -65,26 +64,20 @@ def test_sound_decides_where_vectors_cannot(fitted):
 
 def test_it_survives_json_and_names_what_is_wrong(fitted):
     assert Confirmation.from_dict(fitted.to_dict()) == fitted
-    assert [s for s, _ in fitted.thresholds] == [1.0, 5.0]
-    with pytest.raises(ParameterError, match="7 weights and at least one threshold, not 2 and 1"):
-        Confirmation.from_dict({"weights": [1.0, 2.0], "thresholds": [[1.0, 0.5]]})
-    with pytest.raises(ParameterError, match="calibrate the model again"):
-        Confirmation.from_dict({"weights": [1.0]})
+    assert (fitted.n_known, fitted.n_absent) == (300, 300)
+    with pytest.raises(ParameterError, match="has 7 weights, not 2"):
+        Confirmation.from_dict({"weights": [1.0, 2.0], "threshold": 0.5})
+    for values in ({"weights": [1.0] * 7}, {"weights": [1.0] * 7, "threshold": None}):
+        with pytest.raises(ParameterError, match="calibrate the model again"):
+            Confirmation.from_dict(values)
     with pytest.raises(ParameterError, match="needs right and wrong matches"):
-        fit([np.ones((1, 4))], [np.array([True])], np.array([True]), np.array([1.0]))
+        fit([np.ones((1, 4))], [np.array([True])], np.array([True]))
 
 
 def test_without_a_fit_the_vectors_opinion_stands():
     for p in (1e-6, 0.3, 0.999):
         given = UNFITTED.probability(vectors=p, correlation=0.9, prominence=9.0, seconds=2.0)
         assert given == pytest.approx(p, rel=1e-6)
-
-
-def test_thresholds_are_joined_over_lengths():
-    found = Confirmation((0.0,) * 7, ((1.0, 0.5), (4.0, 0.9)))
-    assert found.threshold_at(0.2) == pytest.approx(0.5)
-    assert found.threshold_at(60.0) == pytest.approx(0.9)
-    assert found.threshold_at(2.0) == pytest.approx(0.75)  # logits 0 and ln 9; half of it
 
 
 def line(start=0.0, end=5.0, offset=10.0):

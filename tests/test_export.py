@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -238,3 +240,29 @@ def test_a_run_encoder_exports_with_its_base_and_checks_itself(exported, tmp_pat
     np.testing.assert_allclose(alone, found[1:2], atol=0.1 if quantised else 1e-4)
     with pytest.raises(ModelError, match="of kind 'compressed'; give one of kind 'segment'"):
         open_encoder(str(path))
+
+
+def test_a_calibration_is_written_into_a_model_file_or_refused(exported, tmp_path):
+    from typer.testing import CliRunner
+
+    from spolia.cli import app
+    from spolia.encoders import read_card
+    from spolia.errors import ParameterError
+
+    copy, file = tmp_path / "copy.onnx", tmp_path / "calibration.json"
+    copy.write_bytes(exported[1].read_bytes())
+    known = read_card(copy)
+    sound = {"weights": [0.0, 1.0, *[0.0] * 5], "threshold": 0.5}
+    values = {"weights": [0.1] * 9, "threshold": 0.5, "confirmation": sound}
+    file.write_text(json.dumps(values))
+    run = CliRunner().invoke(app, ["train", "calibrate", str(copy), str(file)])
+    assert run.exit_code == 0, run.output
+    assert read_card(copy).calibration == values
+    assert read_card(copy).id == known.id
+    assert SegmentFingerprinter(model=str(copy)).confirmation.threshold == 0.5
+    for text, message in (("{}", "not a calibration"), ("no JSON", "give a file of evaluate")):
+        file.write_text(text)
+        run = CliRunner().invoke(app, ["train", "calibrate", str(copy), str(file)])
+        assert isinstance(run.exception, ParameterError)
+        assert message in str(run.exception)
+    assert read_card(copy).calibration == values

@@ -203,8 +203,8 @@ class Library:
     ) -> list[Candidate]:
         """Return the candidates that count as matches, most probable first.
 
-        threshold: probability for all; by default that of the calibration, or of the confirmation
-        where the recording's sound was heard, by the length of a candidate's stretch.
+        threshold: probability for all; by default that of the confirmation where the recording's
+        sound was heard, else the calibration's by the length of a candidate's stretch.
         """
         searcher = self._searcher(self._chosen(method))
         calibration, n_entries = searcher.fingerprinter.calibration, searcher.n_entries
@@ -215,8 +215,8 @@ class Library:
                 return threshold
             seconds = candidate.line.query_end - candidate.line.query_start
             heard = candidate.place is not None and candidate.place.correlation is not None
-            if heard and confirmation and confirmation.thresholds:
-                return confirmation.threshold_at(seconds)
+            if heard and confirmation and confirmation.threshold is not None:
+                return confirmation.threshold
             return calibration.threshold_at(seconds, n_entries)
 
         return [c for c in rivals_removed(candidates) if c.probability >= limit(c)]

@@ -213,6 +213,35 @@ def train_delay(
     typer.echo(f"in other rooms, within 0.1 s: {before:.1%} without, {after:.1%} with correction")
 
 
+@train_app.command("calibrate")
+def train_calibrate(
+    model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
+    calibration: Annotated[
+        Path,
+        typer.Argument(help="File of evaluate --calibrate, of the same model.", show_default=False),
+    ],
+) -> None:
+    """Write a fitted calibration into a model file."""
+    import json
+
+    from spolia.calibration import Calibration
+    from spolia.encoders import read_card
+    from spolia.errors import ParameterError
+    from spolia.samples import SampleCalibration
+
+    with _needs_train():
+        from spolia.training.export import update_card
+    try:
+        values = json.loads(calibration.read_text())
+    except (OSError, ValueError) as error:
+        raise ParameterError(
+            f"{calibration} is not a calibration ({error}); give a file of evaluate --calibrate"
+        ) from error
+    kind = SampleCalibration if read_card(model).kind == "sample" else Calibration
+    kind.from_dict(values)
+    _echo_model(model, update_card(model, calibration=values))
+
+
 def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
     from spolia.training.export import export_checkpoint
 

@@ -117,5 +117,4 @@ def fit_confirmation(
         heard,
         [row[:, 7] > 0 for row in rows],
         np.array([o.known for o in outcomes]),
-        np.array([o.length for o in outcomes]),
     )

@@ -1,0 +1,181 @@
+"""The encoder of samples and its training on mixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("onnx", reason="needs the extra train")
+
+from corpora import make_corpus
+from spolia.audio import Audio
+from spolia.encoders import Encoder, open_encoder
+from spolia.errors import ModelError
+from spolia.fingerprints.samples import SampleFingerprinter
+from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
+from spolia.training.batches import plan
+from spolia.training.export import export_encoder
+from spolia.training.fingerprint import make_batches, train
+from spolia.training.losses import mixture_nt_xent
+from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
+from spolia.training.running import RunOptions
+from spolia.training.warp import MaskConfig, WarpConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TINY = SampleEncoderConfig(channels=(4, 8, 8, 16), hidden=32, dim=16)
+SETTINGS = {"channels": [4, 8, 8, 16], "hidden": 32, "dim": 16}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    torch.manual_seed(0)
+    model = SampleEncoder(TINY).eval()
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    export_encoder(model, path, name="tiny", training={})
+    return model, path
+
+
+def noise(seconds, seed=0):
+    return np.random.default_rng(seed).normal(0, 0.1, (1, round(16000 * seconds))).astype("f")
+
+
+def test_a_window_is_four_seconds_and_steps_half_a_second():
+    assert (TINY.segment_frames, TINY.hop_frames) == (127, 16)
+    assert TINY.segment_samples / 16000 == pytest.approx(4.16)
+    assert TINY.hop_samples / 16000 == pytest.approx(0.512)
+    model = SampleEncoder(TINY).eval()
+    assert model(torch.from_numpy(noise(4.16))).shape == (1, 1, 16)
+
+
+def test_vectors_are_finite_in_silence_and_independent_of_batch_mates():
+    model = SampleEncoder(TINY).eval()
+    sound = torch.from_numpy(np.concatenate([noise(6.0, 1), 3 * noise(6.0, 2)]))
+    together = model(sound)
+    assert torch.allclose(model(sound[:1]), together[:1], atol=1e-5)
+    assert torch.allclose(together.norm(dim=2), torch.ones(2, together.shape[1]), atol=1e-5)
+    assert torch.isfinite(model(torch.zeros(1, 80000))).all()
+    model.train()(sound)[..., 0].sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_onnx_equals_torch_by_cosine_and_by_order(exported):
+    model, path = exported
+    sound = noise(20.0)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(sound))[0].numpy()
+    found = Encoder(path).encode(sound)[0]
+    assert (expected * found).sum(1).min() > 0.9999
+    gap = np.sort(expected @ expected.T, axis=1)[:, -2:]
+    clear = gap[:, 1] - gap[:, 0] > 1e-3
+    assert np.array_equal(
+        (found @ expected.T).argmax(1)[clear], (expected @ expected.T).argmax(1)[clear]
+    )
+
+
+def test_a_long_recording_equals_its_blocks_and_short_queries_have_a_vector(exported):
+    fingerprinter = SampleFingerprinter(Encoder(exported[1]))
+    sound = noise(90.0)[0]
+    whole = Encoder(exported[1]).encode(sound[None])[0]
+    blocks = fingerprinter.fingerprint(Audio(sound, 16000))
+    assert np.abs(blocks.values[: len(whole)] - whole[: len(blocks)]).max() < 1e-3
+    short = fingerprinter.fingerprint_query(Audio(sound[:32000], 16000))
+    assert (len(short), short.duration) == (1, 2.0)
+    query = fingerprinter.fingerprint_query(Audio(sound[:160000], 16000))
+    assert np.allclose(np.diff(query.times), 0.256)
+
+
+def test_models_of_another_kind_are_refused(exported):
+    with pytest.raises(ModelError, match="is a model of kind 'sample'; give one of kind 'segment'"):
+        open_encoder(str(exported[1]))
+
+
+def unit(rows):
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_the_loss_of_mixtures_equals_its_definition():
+    rng = torch.Generator().manual_seed(0)
+    n, tau = 5, 0.2
+    anchors, mixtures = (unit(torch.randn(n, 8, generator=rng)) for _ in range(2))
+    groups, others = torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 2, 3, 3, 0])
+    vectors = torch.cat([anchors, mixtures]).double()
+    parts = [{int(g)} for g in groups]
+    parts += [{int(groups[i]), int(groups[others[i]])} for i in range(n)]
+    total = []
+    for i in range(n):
+        for row in (i, int(others[i])):
+            positive = math.exp(vectors[n + i] @ vectors[row] / tau)
+            for one in (n + i, row):
+                negative = sum(
+                    math.exp(vectors[one] @ vectors[k] / tau)
+                    for k in range(2 * n)
+                    if not parts[one] & parts[k]
+                )
+                total.append(-math.log(positive / (positive + negative)))
+    found = mixture_nt_xent(anchors, mixtures, groups, others, tau)
+    assert float(found) == pytest.approx(np.mean(total), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def recipe(**sampling):
+    return Recipe(
+        "tiny",
+        architecture="sample",
+        model=SETTINGS,
+        data=DataConfig(n_rows=8, n_segments=1, offset=0.2, context=0.0, simulated_rooms=1),
+        warp=WarpConfig(0.2, 6.0, 0.2, 0.3, 0.2, 0.4, both=0.2),
+        mask=MaskConfig(0.0, 1, 0.0, 1, 0.0),
+        optimiser=OptimiserConfig(steps=12, warmup=2, learning_rate=1e-3),
+        sampling=SamplingConfig(use=True, **sampling),
+    )
+
+
+def maker(corpus, tmp_path, of):
+    model = SampleEncoder(TINY)
+    options = RunOptions((corpus,), tmp_path / "run", tmp_path / "cache", "cpu", 1)
+    geometry = plan(of, model.log_bands, segment_frames=127, hop_frames=16)
+    return make_batches(of, options, model, geometry, "train")
+
+
+def test_mixtures_hold_both_rows_and_come_again_by_seed(corpus, tmp_path):
+    batches = maker(corpus, tmp_path, recipe(bed=1.0))
+    batch = batches.draw(3, seed=5)
+    again = batches.draw(3, seed=5)
+    assert batch.anchors.shape == batch.positives.shape == (8, 144, 127)
+    assert torch.equal(batch.positives, again.positives)
+    assert torch.isfinite(batch.positives).all()
+    assert (batch.others != torch.arange(8)).all()
+    assert (batch.groups[batch.others] != batch.groups).all()
+    alone = maker(corpus, tmp_path, recipe(bed=0.0)).draw(3, seed=5)
+    assert torch.equal(alone.others, torch.arange(8))
+
+
+def test_an_unchanged_sample_without_a_bed_is_its_anchor(corpus, tmp_path):
+    plain = dataclasses.replace(
+        recipe(bed=0.0, loop=0.0, part=0.0, equaliser=0.0, edge=0.0, reverb=0.0),
+        warp=WarpConfig(0.0, 1.0, 0.0, 0.3, 0.0, 0.4),
+        data=DataConfig(n_rows=8, n_segments=1, offset=0.0, context=0.0, simulated_rooms=1),
+    )
+    batch = maker(corpus, tmp_path, plain).draw(0, seed=1)
+    difference = batch.positives - batch.anchors
+    heard = batch.anchors > batch.anchors.amax((1, 2), keepdim=True) - 12
+    for row, loud in zip(difference, heard, strict=True):
+        assert float((row[loud] - row[loud].median()).abs().quantile(0.9)) < 0.05
+
+
+def test_training_runs_resumes_and_validates(corpus, tmp_path):
+    seen = []
+    options = RunOptions((corpus,), tmp_path / "run", tmp_path / "cache", "cpu", 1)
+    train(recipe(), dataclasses.replace(options, validate_every=6), seen.append)
+    assert [int(e["step"]) for e in seen] == list(range(1, 13))
+    assert 0.0 <= seen[-1]["val_top1_run"] <= 1.0
+    assert np.mean([e["loss"] for e in seen[-3:]]) < seen[0]["loss"]
