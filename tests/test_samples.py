@@ -10,6 +10,7 @@ import struct
 import zlib
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
 from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, find, levels
+from spolia.sample_graph import write_graph
 from spolia.sample_page import Windows, matrix_png, write_page
 from spolia.sample_tracing import polished, trace
 from spolia.samples import (
@@ -333,6 +335,32 @@ def test_labels_hold_every_occurrence(answer, tmp_path):
     assert len(rows) == 4
     assert dict(zip(head, rows[0], strict=True))["transformation"] == "varispeed"
     assert audacity(Samples("x", 1.0, 0.1, decided=False)) == ""
+
+
+def test_a_catalogue_becomes_a_graph(answer, tmp_path):
+    other = Samples("other.wav", 3.0, 0.1, decided=False)
+    write_graph(tmp_path / "who.json", [answer, other])
+    graph = json.loads((tmp_path / "who.json").read_text())
+    assert [n["name"] for n in graph["nodes"]] == ["new & old.wav", "other.wav", "1.wav"]
+    (link,) = graph["links"]
+    assert (link["source"], link["transformation"]) == (answer.query, "varispeed")
+    assert (link["target"], link["occurrences"]) == (answer.matches[0].recording.path, 4)
+    write_graph(tmp_path / "who.graphml", [answer, other])
+    root = ElementTree.parse(tmp_path / "who.graphml").getroot()
+    space = "{http://graphml.graphdrawing.org/xmlns}"
+    assert len(root.findall(f".//{space}node")) == 3
+    (edge,) = root.findall(f".//{space}edge")
+    assert edge.get("target") == answer.matches[0].recording.path
+    assert {d.get("key") for d in edge} >= {"probability", "tempo_ratio", "occurrences"}
+    with pytest.raises(ParameterError, match="end with .json or .graphml"):
+        write_graph(tmp_path / "who.png", [answer])
+
+
+def test_recordings_can_be_left_out(answer, library, track):
+    own = answer.matches[0].recording.id
+    again = library.find_samples(track, top=5, without=[own])
+    assert own not in {m.recording.id for m in again.matches}
+    assert not again.decided
 
 
 def unpacked(png):

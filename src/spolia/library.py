@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
@@ -257,13 +257,15 @@ class Library:
         top: int = 0,
         threshold: float | None = None,
         name: str | None = None,
+        without: Collection[str] = (),
         progress: Report | None = None,
     ) -> Samples:
         """Say which recordings a track samples, where, and what was done to them.
 
         top: also return up to this many candidates below the threshold; threshold: probability
-        from which a match counts, by default the model's; progress: gets (done, all) places
-        compared. Matches need the recordings' files where they were when they were added.
+        from which a match counts, by default the model's; without: ids of recordings that are not
+        looked for; progress: gets (done, all) places compared. Matches need the recordings'
+        files where they were when they were added.
 
         Raises AudioError for a track that is too short, silent or unreadable.
         """
@@ -271,7 +273,7 @@ class Library:
         fingerprinter = cast(SampleFingerprinter, self.fingerprinter(self._chosen("samples")))
         audio, name = self._query(source, fingerprinter, name)
         calibration = calibration_of(fingerprinter.card.calibration)
-        finder = self.sample_finder(audio, progress)
+        finder = self.sample_finder(audio, progress, without)
         found = finder.matches(calibration)
         limit = calibration.threshold if threshold is None else threshold
         n_decided = sum(match.probability >= limit for match in found)
@@ -279,7 +281,9 @@ class Library:
         shown = found[: max(top, n_decided)]
         return Samples(name, audio.duration, seconds, n_decided > 0, shown, finder.fingerprint)
 
-    def sample_finder(self, audio: Audio, progress: Report | None = None) -> SampleFinder:
+    def sample_finder(
+        self, audio: Audio, progress: Report | None = None, without: Collection[str] = ()
+    ) -> SampleFinder:
         """Return what finds the samples of a track, given at the fingerprinter's sample rate."""
         fingerprinter = self.fingerprinter(self._chosen("samples"))
         return SampleFinder(
@@ -289,6 +293,7 @@ class Library:
             self.catalog.get,
             seconds=fingerprinter.segment_seconds,
             threads=self.threads,
+            without=without,
             report=progress,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -31,6 +31,7 @@ from spolia.samples import (
     features,
     nominate,
 )
+from spolia.store.hits import chosen
 from spolia.store.vectors import VectorIndex
 
 N_NEIGHBOURS = 20  # hits per window of a query
@@ -55,9 +56,14 @@ class SampleFinder:
         *,
         seconds: float,
         threads: int = 2,
+        without: Collection[str] = (),
         report: Report | None = None,
     ) -> None:
-        """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window."""
+        """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
+
+        without: ids of recordings that are not looked for, such as the query's own.
+        """
+        self.without = set(without)
         self.heard = levels(query.samples)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
@@ -67,6 +73,9 @@ class SampleFinder:
     def evidence(self) -> list[Evidence]:
         """Return what speaks for each recording that may be sampled, the best first."""
         hits = self.index.search(self.fingerprint.values, self.fingerprint.times, N_NEIGHBOURS)
+        if self.without:
+            names = np.array([name in self.without for name in self.index.recording_ids], bool)
+            hits = chosen(hits, ~names[hits.recordings])
         self.nominees = nominees = nominate(hits, seconds=self.seconds)
         best = self._best_of_recordings(nominees, self._compared(nominees))
         scores = _best_scores(nominees)

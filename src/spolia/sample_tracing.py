@@ -34,6 +34,7 @@ MOST_POLISHED = 5  # occurrences from which pitch and tempo are measured
 N_PASSES = 2  # in which places give the stretch, and the stretch places
 PEAK = 5.0  # robust standard deviations from which a place is an occurrence,
 PEAK_SHARE = 0.5  # and share of the best place's
+BANDS_AT_ONCE = 8
 APART = 0.8  # of the stretch's length: two occurrences begin at least that far apart
 
 
@@ -177,8 +178,12 @@ def _places(
     n = len(part)
     size = 1 << (len(heard) + 2 * n - 1).bit_length()
     padded = np.pad(heard, ((n, n), (0, 0)))  # an occurrence may be cut by the query's ends
-    spectrum = np.fft.rfft(padded, size, axis=0) * np.conj(np.fft.rfft(part, size, axis=0))
-    product = np.fft.irfft(spectrum.sum(1), size)[: len(heard) + n]
+    spectrum = np.zeros(size // 2 + 1, np.complex128)
+    for first in range(0, heard.shape[1], BANDS_AT_ONCE):  # an hour's spectra would fill memory
+        bands = slice(first, first + BANDS_AT_ONCE)
+        one, other = (np.fft.rfft(x[:, bands], size, axis=0) for x in (padded, part))
+        spectrum += (one * np.conj(other)).sum(1)
+    product = np.fft.irfft(spectrum, size)[: len(heard) + n]
     energy = np.concatenate([[0.0], np.cumsum(np.square(padded).sum(1))])
     local = energy[n : n + len(product)] - energy[: len(product)]
     scale = float(np.square(part).sum()) * (local + 0.2 * float(local.mean()) + 1e-9)

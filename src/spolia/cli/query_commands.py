@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,9 @@ def identify(
 
 
 def samples(
-    files: Annotated[list[Path], typer.Argument(help="Tracks.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Tracks, and folders of them.", show_default=False)
+    ],
     library: LibraryOption = None,
     top: TopOption = 0,
     threshold: ThresholdOption = None,
@@ -103,27 +106,46 @@ def samples(
     plot: Annotated[
         Path | None, typer.Option(help="PNG of the similarity to the first match.")
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write who samples whom: a file that ends with .json or .graphml.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
     """Say which recordings tracks sample, where, and what was done to them."""
     from spolia.cli.output import Bar, report_failures
     from spolia.errors import AudioError
+    from spolia.ingest import find_files
     from spolia.library import Library
+    from spolia.sample_graph import check_graph_name, write_graph
 
+    if graph is not None:
+        check_graph_name(graph)
     failed: list[tuple[str, str]] = []
+    answers: list[Samples] = []
+    files = [path for file in files for path in (find_files([file]) if file.is_dir() else [file])]
     with Library(library_folder(library), create=False, threads=threads) as opened:
         for file in files:
+            own = opened.catalog.find_path(os.path.abspath(file))
             try:
                 with Bar(file.name) as bar:
                     answer = opened.find_samples(
-                        file, top=top, threshold=threshold, progress=bar.show
+                        file,
+                        top=top,
+                        threshold=threshold,
+                        without=[own.id] if own else [],
+                        progress=bar.show,
                     )
             except AudioError as error:
                 failed.append((str(file), error.reason))
                 if as_json:
                     typer.echo(json.dumps({"query": str(file), "error": error.reason}))
                 continue
+            answers.append(answer)
             if export is not None:
                 from spolia.labels import write_labels
 
@@ -136,6 +158,8 @@ def samples(
                 typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
             else:
                 typer.echo("\n".join(sample_lines(answer)))
+    if graph is not None:
+        write_graph(graph, answers)
     report_failures(failed)
 
 

@@ -22,4 +22,14 @@ class Hits:
         return len(self.scores)
 
 
+def chosen(hits: Hits, wanted: npt.NDArray[np.bool_]) -> Hits:
+    """Return some of the hits; wanted: which [shape=(n,)]."""
+    return Hits(
+        hits.recordings[wanted],
+        hits.query_times[wanted],
+        hits.reference_times[wanted],
+        hits.scores[wanted],
+    )
+
+
 NO_HITS = Hits(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.float32))
