@@ -10,9 +10,11 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    CompressorOption,
     JsonOption,
     LibraryOption,
     ModelOption,
+    SampleModelOption,
     ThreadsOption,
     library_folder,
 )
@@ -42,6 +44,8 @@ def add(
         ),
     ] = None,
     model: ModelOption = None,
+    compressor: CompressorOption = None,
+    sample_model: SampleModelOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +55,15 @@ def add(
 
     chosen = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
     folder = library_folder(library)
-    with Library(folder, methods=chosen, model=model, threads=threads) as opened, AddBar() as bar:
+    opened = Library(
+        folder,
+        methods=chosen,
+        model=model,
+        compressor=compressor,
+        sample_model=sample_model,
+        threads=threads,
+    )
+    with opened, AddBar() as bar:
         report = opened.add(paths, progress=bar.update)
     typer.echo(_as_json(report) if as_json else _in_words(report))
     if report.lost > 0 and not as_json:

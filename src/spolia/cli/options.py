@@ -25,6 +25,14 @@ ThreadsOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Segment model, a name or a file.", show_default=False)
 ]
+CompressorOption = Annotated[
+    str | None,
+    typer.Option("--compressor", help="Model of runs, a name or a file.", show_default=False),
+]
+SampleModelOption = Annotated[
+    str | None,
+    typer.Option("--sample-model", help="Model of samples, a name or a file.", show_default=False),
+]
 CorpusOption = Annotated[
     Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
 ]

@@ -11,9 +11,11 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    CompressorOption,
     JsonOption,
     LibraryOption,
     ModelOption,
+    SampleModelOption,
     ThreadsOption,
     library_folder,
 )
@@ -52,12 +54,15 @@ def identify(
     method: Annotated[
         str | None,
         typer.Option(
-            help="segments or landmarks; default: the library's first.", show_default=False
+            help="segments, compressed, compressed+segments or landmarks; default: the first that "
+            "the library holds.",
+            show_default=False,
         ),
     ] = None,
     top: TopOption = 0,
     threshold: ThresholdOption = None,
     model: ModelOption = None,
+    compressor: CompressorOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +72,10 @@ def identify(
     from spolia.library import Library
 
     failed: list[tuple[str, str]] = []
-    with Library(library_folder(library), create=False, model=model, threads=threads) as opened:
+    opened = Library(
+        library_folder(library), create=False, model=model, compressor=compressor, threads=threads
+    )
+    with opened:
         for file in files:
             try:
                 answer = opened.identify(file, method=method, top=top, threshold=threshold)
@@ -113,6 +121,7 @@ def samples(
             show_default=False,
         ),
     ] = None,
+    sample_model: SampleModelOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +137,10 @@ def samples(
     failed: list[tuple[str, str]] = []
     answers: list[Samples] = []
     files = [path for file in files for path in (find_files([file]) if file.is_dir() else [file])]
-    with Library(library_folder(library), create=False, threads=threads) as opened:
+    opened = Library(
+        library_folder(library), create=False, sample_model=sample_model, threads=threads
+    )
+    with opened:
         for file in files:
             own = opened.catalog.find_path(os.path.abspath(file))
             try:
