@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -11,10 +12,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("onnx", reason="needs the extra train")
 
+from typer.testing import CliRunner
+
 from corpora import make_corpus
+from fakes import tune
 from spolia.audio import Audio
+from spolia.cli import app
 from spolia.encoders import Encoder, open_encoder
-from spolia.errors import ModelError
+from spolia.encoding import write_wav
+from spolia.errors import ModelError, ParameterError
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
 from spolia.training.batches import plan
@@ -179,3 +185,36 @@ def test_training_runs_resumes_and_validates(corpus, tmp_path):
     assert [int(e["step"]) for e in seen] == list(range(1, 13))
     assert 0.0 <= seen[-1]["val_top1_run"] <= 1.0
     assert np.mean([e["loss"] for e in seen[-3:]]) < seen[0]["loss"]
+
+
+def test_the_command_line_adds_asks_and_writes(exported, tmp_path):
+    (tmp_path / "crate").mkdir()
+    for number in range(3):
+        write_wav(tmp_path / "crate" / f"{number}.wav", tune(number, 20.0, 16000))
+    library = ["--library", str(tmp_path / "library"), "--sample-model", str(exported[1])]
+    run = CliRunner().invoke(
+        app, ["add", str(tmp_path / "crate"), "--methods", "samples", "--json", *library]
+    )
+    assert run.exit_code == 0, run.output
+    track = tmp_path / "track.wav"
+    write_wav(track, tune(1, 20.0, 16000).slice(3.0, 14.0))
+    asked = ["samples", str(track), "--json", "--top", "3", *library]
+    outputs = ["--export", str(tmp_path / "labels"), "--html", str(tmp_path / "page.html")]
+    run = CliRunner().invoke(app, [*asked, *outputs, "--graph", str(tmp_path / "who.json")])
+    assert run.exit_code == 0, run.output
+    answer = json.loads(run.stdout.splitlines()[-1])
+    assert answer["matches"][0]["recording"]["path"].endswith("1.wav")
+    assert answer["matches"][0]["transformation"] == "untouched"
+    assert (tmp_path / "page.html").is_file()
+    assert len(list((tmp_path / "labels").iterdir())) == 3
+    assert json.loads((tmp_path / "who.json").read_text())["nodes"]
+    own = CliRunner().invoke(app, ["samples", str(tmp_path / "crate"), "--json", *library])
+    assert own.exit_code == 0, own.output
+    answers = [json.loads(line) for line in own.stdout.splitlines() if line.startswith("{")]
+    assert len(answers) == 3
+    for one in answers:  # none samples itself
+        assert all(m["recording"]["path"] != one["query"] for m in one["matches"])
+    run = CliRunner().invoke(app, [*asked, "--graph", str(tmp_path / "who.png")])
+    assert isinstance(run.exception, ParameterError)
+    run = CliRunner().invoke(app, ["samples", str(tmp_path / "none.wav"), *library])
+    assert run.exit_code == 1

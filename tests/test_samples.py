@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from spolia.audio import Audio
-from spolia.cli.query_commands import sample_lines
+from spolia.cli.sample_commands import sample_lines
 from spolia.degradation import change_speed, shift_pitch, stretch
 from spolia.encoding import write_wav
 from spolia.errors import AudioError, ParameterError

@@ -13,6 +13,7 @@ from spolia.cli import (
     library_commands,
     model_commands,
     query_commands,
+    sample_commands,
     training_commands,
 )
 from spolia.errors import SpoliaError
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 library_commands.register(app)
 query_commands.register(app)
+sample_commands.register(app)
 app.add_typer(model_commands.app, name="models")
 app.add_typer(training_commands.train_app, name="train")
 app.add_typer(evaluation_commands.evaluate_app, name="evaluate")

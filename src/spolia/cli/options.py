@@ -33,6 +33,18 @@ SampleModelOption = Annotated[
     str | None,
     typer.Option("--sample-model", help="Model of samples, a name or a file.", show_default=False),
 ]
+TopOption = Annotated[
+    int, typer.Option(min=0, help="Also show candidates below the threshold, up to this many.")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Probability from which a match counts; default: the model's.",
+        show_default=False,
+    ),
+]
 CorpusOption = Annotated[
     Path, typer.Option("--corpus", help="Folder of the corpus.", show_default=False)
 ]
