@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from fakes import tune
+from spolia.audio import Audio
+from spolia.encoding import write_wav
 from spolia.errors import ParameterError
-from spolia.evaluation.sample_running import fit
+from spolia.evaluation.sample_report import markdown, tables
+from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
 from spolia.evaluation.samples import (
     Ranked,
     SampleOutcome,
     average_precision,
+    by_chance,
     errors,
     hit,
     is_near,
     overlap,
     summarise,
 )
+from spolia.fingerprints.base import Fingerprint
+from spolia.library import Library
 from spolia.production.truth import Occurrence, Use
+from spolia.sample_alignment import levels
+from test_production import make_crate_corpus
 
 
 def use(file="a", **changes):
@@ -128,3 +141,82 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
     assert np.mean(np.array(level[::2]) > fitted.threshold) <= 0.02
     with pytest.raises(ParameterError, match="tracks that do not"):
         fit(outcomes[1::2])
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    corpus = make_crate_corpus(folder / "corpus")
+    distractor = folder / "far.wav"
+    write_wav(distractor, tune(55, 20.0, 16000))
+    plan = SamplePlan(3, 2, seconds=(12.0, 14.0), split="train", seed=1)
+    return SampleEvaluation([corpus], folder / "made", plan, [distractor])
+
+
+class Windows:
+    """Stands in for the encoder: levels in a few bands and moments."""
+
+    method, model_id, sample_rate = "samples", "levels-1", 16000
+    hop_seconds, segment_seconds = 0.512, 4.096
+    card = SimpleNamespace(calibration={})
+
+    def fingerprint_blocks(self, blocks):
+        audio = Audio(np.concatenate([block.samples for block in blocks]), 16000)
+        return self.fingerprint_query(audio)
+
+    def fingerprint_query(self, audio, change=None):
+        level = levels(audio.samples)
+        level = level[: len(level) // 16 * 16].reshape(-1, 16, 26, 6).mean((1, 3))
+        starts = np.arange(0, max(len(level) - 15, 1), 2)
+        rows = [level[s : s + 16].ravel() for s in starts]
+        values = np.stack([np.resize(row, 16 * 26) for row in rows])
+        values = values - values.mean(1, keepdims=True)
+        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+        times = starts * 0.256
+        return Fingerprint(self.method, self.model_id, times, values.astype("f"), audio.duration)
+
+
+def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
+    written = evaluation.make()
+    assert sorted(bool(w.uses) for w in written) == [False, False, True, True, True]
+    with Library(tmp_path / "library", fingerprinters=[Windows()]) as library:
+        file_of = evaluation.fill(library)
+        n_references = len(evaluation.crate.references)
+        assert len(file_of) == n_references + 1 == len(library)
+        assert {r.file.file for r in evaluation.crate.references} < set(file_of.values())
+        find = evaluation.finder(library, file_of, "samples")
+        asked = []
+
+        def counted(audio):
+            asked.append(audio.duration)
+            return find(audio)
+
+        journal = tmp_path / "journal.jsonl"
+        outcomes = evaluation.run(written, counted, journal)
+        again = evaluation.run(written, counted, journal)
+        assert len(asked) == 5
+        first, second = (json.dumps([asdict(o) for o in of]) for of in (outcomes, again))
+        assert first == second
+        facts = {
+            "library": "x",
+            "method": "samples",
+            "plan": {"n_tracks": 3, "n_free": 2, "split": "train", "seed": 1},
+            "tables": tables(outcomes, (), library),
+        }
+    text = markdown(facts)
+    assert "| mAP, strict | " in text
+    assert "| false alarms at the default threshold | " in text
+    assert {r.file for o in outcomes for r in o.ranking} <= set(file_of.values())
+    lengths = SampleEvaluation.__new__(SampleEvaluation)
+    lengths.__dict__ |= evaluation.__dict__ | {"plan": SamplePlan(3, 2, lengths=(2.0, 5.0))}
+    sampling = [w for w in written if w.uses][:1]
+    short = lengths.run(sampling, by_chance(["a", "b"], 0), tmp_path / "short.jsonl")
+    assert [round(o.length) for o in short] == [2, 5]
+    assert short[0].start == pytest.approx(
+        min(o.start for use in sampling[0].uses for o in use.occurrences)
+    )
+
+
+def test_unknown_methods_are_named(evaluation):
+    with pytest.raises(ParameterError, match="choose from: samples, segments"):
+        evaluation.finder(None, {}, "ears")
