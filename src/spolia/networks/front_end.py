@@ -58,23 +58,25 @@ class PowerSpectrum(nn.Module):
         self.n_fft, self.hop_length = n_fft, hop_length
         self.first_bin, self.last_bin = bins
         self.register_buffer("window", window.float(), persistent=False)
-        cosine, sine = self._folded_dft(window)
-        self.register_buffer("cosine", cosine, persistent=False)
-        self.register_buffer("sine", sine, persistent=False)
+        half = n_fft // 2
+        tapered = window[: half + 1, None].float()
+        tapered[half] *= 0.5  # the middle sample is folded onto itself
+        self.register_buffer("tapered", tapered, persistent=False)
+        steps = torch.arange(half + 1)[:, None], torch.arange(*bins)[None]
+        self.register_buffer("samples", steps[0], persistent=False)
+        self.register_buffer("bins", steps[1], persistent=False)
 
-    def _folded_dft(self, window: Tensor) -> tuple[Tensor, Tensor]:
+    def _folded_dft(self) -> tuple[Tensor, Tensor]:
         """Return windowed DFT matrices for frames folded about their middle sample.
 
         Re = Σ_{n≤N/2} (x[n] + x[N−n]) cos, Im = Σ_{n<N/2} (x[n] − x[N−n]) sin: half the products.
+        Computed, not stored: the graph holds the rule, not megabytes of sines. Whole turns are
+        taken off in integers, so that single precision is exact to its last digits.
         """
-        half = self.n_fft // 2
-        n = torch.arange(half + 1, dtype=torch.float64)[:, None]
-        k = torch.arange(self.first_bin, self.last_bin, dtype=torch.float64)
-        phase = 2 * math.pi * n * k / self.n_fft
-        tapered = window[: half + 1, None]
-        cosine, sine = tapered * torch.cos(phase), tapered * torch.sin(phase)
-        cosine[half] *= 0.5  # the middle sample is folded onto itself
-        return cosine.float(), sine[1:half].float()
+        turns = torch.remainder(self.samples * self.bins, self.n_fft).float()
+        phase = turns * (2 * math.pi / self.n_fft)
+        cosine, sine = self.tapered * torch.cos(phase), self.tapered * torch.sin(phase)
+        return cosine, sine[1 : self.n_fft // 2]
 
     def frames(self, waveform: Tensor) -> Tensor:
         """Cut [shape=(n_batch, n_samples)] into [shape=(n_batch, n_frames, n_fft)] by reshaping."""
@@ -97,7 +99,8 @@ class PowerSpectrum(nn.Module):
         left, middle = frames[..., 1:half], frames[..., half : half + 1]
         right = torch.flip(frames[..., half + 1 :], dims=(-1,))
         even = torch.cat([frames[..., :1], left + right, 2 * middle], dim=-1)
-        real, imaginary = even @ self.cosine, (left - right) @ self.sine
+        cosine, sine = self._folded_dft()
+        real, imaginary = even @ cosine, (left - right) @ sine
         return real.square() + imaginary.square()
 
     def forward(self, waveform: Tensor) -> Tensor:
