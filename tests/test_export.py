@@ -84,6 +84,13 @@ def test_verify_agrees_and_a_tampered_check_fails(exported, tmp_path):
         Encoder(copy).verify()
 
 
+def test_a_file_tells_nothing_of_the_machine_it_was_made_on(exported):
+    content = exported[1].read_bytes()
+    assert b'.py", line' not in content
+    for name in shipped_models():
+        assert b'.py", line' not in open_model(name).path.read_bytes()
+
+
 def test_calibrating_keeps_the_id(exported, tmp_path):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(exported[1].read_bytes())

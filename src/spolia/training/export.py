@@ -252,6 +252,12 @@ def write_card(proto: Any, card: ModelCard) -> None:
 
 
 def _save(proto: Any, target: Path) -> None:
+    """Write a model, without the exporter's traces of where its code stood."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     partial.write_bytes(proto.SerializeToString())
