@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from spolia.spectral_alignment import running_mean, vertex
+from spolia.spectral_alignment import rows_at, standing_out, vertex
 
 Samples = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
@@ -27,8 +27,7 @@ HOP = 256
 FRAME = HOP / SAMPLE_RATE  # 16 ms
 BANDS_PER_SEMITONE = 2
 LOWEST, N_BANDS = 80.0, 156  # Hz, and 6.5 octaves up to 7.1 kHz
-SURROUND_FRAMES, SURROUND_BANDS = 16, 12  # a quarter second and half an octave on either side
-RISE_FRAMES = 2  # over which a level rises
+SURROUND_BANDS = 12  # half an octave on either side
 QUIET = 0.1  # of a band's mean power: what is far below it counts as silence
 
 SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
@@ -69,11 +68,7 @@ def levels(samples: Samples) -> Bands:
         part = square[:, left] * (1 - share) + square[:, left + 1] * share
         power[start : start + 2048] = part
     level = np.log(power + QUIET * power.mean(0) + 1e-6)
-    around = running_mean(running_mean(level, SURROUND_BANDS, axis=1), SURROUND_FRAMES, axis=0)
-    above = np.maximum(level - around, 0.0)
-    rise = np.zeros_like(above)
-    rise[RISE_FRAMES:] = np.maximum(above[RISE_FRAMES:] - above[:-RISE_FRAMES], 0.0)
-    return np.asarray(above + rise, np.float32)
+    return standing_out(level, SURROUND_BANDS)
 
 
 def _band_places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -249,15 +244,6 @@ class _Search:
                 norm = np.sqrt(energy[other].sum() * n / len(times)) + 1e-6
                 found[i, j] = line / (scale * norm)
         return found
-
-
-def rows_at(values: Bands, places: Floats) -> Bands:
-    """Return rows at fractional places, interpolated; 0 outside."""
-    inside = (places >= 0) & (places <= len(values) - 1)
-    left = np.clip(np.floor(places).astype(np.int64), 0, max(len(values) - 2, 0))
-    share = np.clip(places - left, 0.0, 1.0).astype(np.float32)[:, None]
-    right = np.minimum(left + 1, len(values) - 1)
-    return np.asarray((values[left] * (1 - share) + values[right] * share) * inside[:, None])
 
 
 def _joined(values: Bands, n: int) -> Bands:

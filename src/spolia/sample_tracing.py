@@ -21,8 +21,8 @@ from spolia.sample_alignment import (
     Pair,
     Played,
     polish,
-    rows_at,
 )
+from spolia.spectral_alignment import rows_at
 
 STEP = 2  # frames in one tick
 TICK = STEP * FRAME  # 32 ms

@@ -106,11 +106,6 @@ class Evidence:
     played: Played
     trace: Trace
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of the query that play the recording."""
-        return sum(o.query_end - o.query_start for o in self.trace.occurrences)
-
 
 def features(evidence: Sequence[Evidence]) -> Floats:
     """Return what the logistic function sees [shape=(n, 8)].

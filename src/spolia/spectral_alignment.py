@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Bands = npt.NDArray[np.float32]
 
 SAMPLE_RATE = 8000  # Hz
@@ -131,7 +131,15 @@ def _sharpen(pair: _Pair, speed: float, shift: int) -> tuple[float, float, float
 def _measure(samples: Samples, lowest: float, n_bands: int) -> Bands:
     """Return levels above their surroundings and their rise [shape=(n_frames, n_bands)]."""
     level = _bands(samples, lowest, n_bands)
-    around = running_mean(running_mean(level, SURROUND_BANDS, axis=1), SURROUND_FRAMES, axis=0)
+    return standing_out(level, SURROUND_BANDS)
+
+
+def standing_out(level: Bands, surround_bands: int) -> Bands:
+    """Return levels above their surroundings, with their rise added [shape=(n_frames, n_bands)].
+
+    surround_bands: to either side; frames: SURROUND_FRAMES.
+    """
+    around = running_mean(running_mean(level, surround_bands, axis=1), SURROUND_FRAMES, axis=0)
     above = np.maximum(level - around, 0.0)
     rise = np.zeros_like(above)
     rise[RISE_FRAMES:] = np.maximum(above[RISE_FRAMES:] - above[:-RISE_FRAMES], 0.0)
@@ -199,10 +207,14 @@ def _reach(lag: float, frame: float) -> int:
 
 def _at(values: Bands, seconds: Floats, frame: float) -> Bands:
     """Return values at times, interpolated; 0 outside."""
-    place = (seconds - (frame - FRAME) / 2) / frame
-    inside = (place >= 0) & (place <= len(values) - 1)
-    left = np.clip(np.floor(place).astype(np.int64), 0, max(len(values) - 2, 0))
-    share = np.clip(place - left, 0.0, 1.0).astype(np.float32)[:, None]
+    return rows_at(values, (seconds - (frame - FRAME) / 2) / frame)
+
+
+def rows_at(values: Bands, places: Floats) -> Bands:
+    """Return rows at fractional places, interpolated; 0 outside."""
+    inside = (places >= 0) & (places <= len(values) - 1)
+    left = np.clip(np.floor(places).astype(np.int64), 0, max(len(values) - 2, 0))
+    share = np.clip(places - left, 0.0, 1.0).astype(np.float32)[:, None]
     right = np.minimum(left + 1, len(values) - 1)
     return np.asarray((values[left] * (1 - share) + values[right] * share) * inside[:, None])
 

@@ -202,7 +202,7 @@ def _measure_samples(
 
     from spolia.cli.output import AddBar, Bar
     from spolia.evaluation import sample_report, sample_running
-    from spolia.evaluation.samples import write_outcomes
+    from spolia.evaluation.identify import write_outcomes
     from spolia.library import Library
 
     held = "segments" if method == "random" else method

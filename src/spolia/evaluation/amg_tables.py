@@ -19,6 +19,7 @@ from spolia.errors import ParameterError
 from spolia.evaluation.amg import Bench, Landmarks, Measured, Report, System
 from spolia.evaluation.collection import collect, enlarged
 from spolia.evaluation.identify import Evaluation, Plan
+from spolia.evaluation.report import table_row
 from spolia.fingerprints.compressed import CompressedFingerprinter
 from spolia.library import Library
 from spolia.store.kinds import KINDS
@@ -169,7 +170,7 @@ def markdown(rows: Sequence[Measured], lengths: Sequence[float]) -> str:
     head = ["system", "vectors", "bytes / h", *(f"{k} s" for k in keys)]
     head += ["within 0.5 s", "recall@10", "build, s"]
     head += [f"{keys[-1]} s: index one by one, ms", "at once, ms", "whole answer, ms"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [table_row(head), table_row(["---"] * len(head))]
     for row in rows:
         paper = paper_figures(row)
         cells = [row.name, f"{row.n_vectors:,}", f"{row.bytes_per_hour:,.0f}"]
@@ -181,13 +182,9 @@ def markdown(rows: Sequence[Measured], lengths: Sequence[float]) -> str:
         cells.append(f"{row.build_seconds:.1f}")
         cells += [f"{ms:.2f}" for ms in row.index_ms] if row.index_ms else ["–", "–"]
         cells.append(f"{row.query_ms[keys[-1]]:.1f}" if keys[-1] in row.query_ms else "–")
-        lines.append(_row(cells))
+        lines.append(table_row(cells))
     return "\n".join(lines)
 
 
 def _over(keys: Sequence[str], values: dict[str, float]) -> str:
     return " / ".join(f"{values[k]:.1f}" for k in keys if k in values) or "–"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.store.rows import Sequence8
+from spolia.store.vectors import gather
 
 Codes = npt.NDArray[np.int8]
 Places = npt.NDArray[np.int64]
@@ -57,15 +58,10 @@ class Collection:
 
 def collect(sequences: Iterable[Sequence8]) -> Collection:
     """Return stored sequences as a collection; those without vectors keep their number."""
-    ids: list[str] = []
-    codes, places = [], []
-    for stored in sequences:
-        places.append(len(ids) << 32 | stored.times.astype(np.int64))
-        codes.append(stored.values)
-        ids.append(stored.recording_id)
-    if not any(map(len, codes)):
+    ids, places, codes = gather(sequences)
+    if not len(codes):
         raise ParameterError("there is nothing to compare systems on; add recordings first")
-    return Collection(ids, np.concatenate(codes), np.concatenate(places))
+    return Collection(ids, codes, places)
 
 
 def gathered(fingerprints: Iterable[Fingerprint], ids: list[str], dim: int) -> Collection:

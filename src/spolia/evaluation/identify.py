@@ -330,8 +330,8 @@ def _rate(values: Sequence[bool], outcomes: Sequence[Outcome]) -> Rate:
     return rate(np.array(values, bool), clusters)
 
 
-def write_outcomes(path: Path, outcomes: Sequence[Outcome], **facts: Any) -> None:
-    """Write all outcomes and the facts of the run as JSON."""
+def write_outcomes(path: Path, outcomes: Sequence[Any], **facts: Any) -> None:
+    """Write all outcomes, dataclasses, and the facts of the run as JSON."""
     content = {**facts, "outcomes": [asdict(o) for o in outcomes]}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=None))

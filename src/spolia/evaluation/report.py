@@ -45,11 +45,12 @@ def markdown(facts: dict[str, Any]) -> str:
     lines[0] += (
         f"Seed {plan['seed']}, fold {plan['fold']}; 95 % bootstrap intervals over recordings."
     )
-    lines += ["", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+    lines += ["", table_row(head), table_row(["---"] * len(head)), *map(table_row, rows)]
     return "\n".join(lines)
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from spolia.evaluation.metrics import Rate
+from spolia.evaluation.report import table_row
 from spolia.evaluation.samples import SampleOutcome, summarise
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
@@ -55,17 +56,13 @@ def markdown(facts: dict[str, Any]) -> str:
         f"sample, {plan['n_free']} that do not, made of {plan['split']}, seed {plan['seed']}; "
         "95 % bootstrap intervals over tracks.",
         "",
-        _row(head),
-        _row(["---"] * len(head)),
+        table_row(head),
+        table_row(["---"] * len(head)),
     ]
     for key in keys:
         cells = [str(Rate(**t[key])) if key in t else "–" for t in found.values()]
         label = LABELS.get(key) or key.replace("map ", "mAP, ")
-        lines.append(_row([label, *cells]))
+        lines.append(table_row([label, *cells]))
     times = [f"{t['seconds']:.1f}" if t["seconds"] else "–" for t in found.values()]
-    lines.append(_row(["median time, s", *times]))
+    lines.append(table_row(["median time, s", *times]))
     return "\n".join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

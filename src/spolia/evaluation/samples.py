@@ -8,7 +8,6 @@ the ranking and averages over found recordings only; see :func:`average_precisio
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -294,11 +293,3 @@ def _mean(values: Any) -> Rate:
     """Return a mean with its bootstrap interval over queries."""
     array = np.asarray(values, np.float64)
     return rate(array, np.arange(len(array)))
-
-
-def write_outcomes(path: Path, outcomes: Sequence[SampleOutcome], **facts: Any) -> None:
-    """Write all outcomes and the facts of the run as JSON."""
-    content = {**facts, "outcomes": [asdict(o) for o in outcomes]}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spolia.networks.front_end import FrontEndConfig, LogBands, resampled
-from spolia.networks.segment_encoder import DownBlock, FrequencyBlock, unit_norm
+from spolia.networks.segment_encoder import strided_trunk, unit_norm
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,8 @@ class SampleEncoder(nn.Module):
         self.config = config
         self.log_bands = LogBands(config.front_end)
         self.standardise = BandStandardisation(config.segment_frames)
-        layers: list[nn.Module] = []
-        n_in = 1
-        for n_out, n_blocks in zip(config.channels, config.n_blocks, strict=True):
-            layers.append(DownBlock(n_in, n_out))
-            layers.extend(FrequencyBlock(n_out) for _ in range(n_blocks))
-            n_in = n_out
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = strided_trunk(config.channels, config.n_blocks)
+        n_in = config.channels[-1]
         n_rows = -(-config.front_end.n_bands // config.hop_frames)
         self.columns = nn.Sequential(
             nn.Conv2d(n_in, config.hidden, (n_rows, 1), bias=False),

@@ -85,6 +85,17 @@ class FrequencyBlock(nn.Module):
         return F.relu(x + self.norm2(self.conv2(y)))
 
 
+def strided_trunk(channels: tuple[int, ...], n_blocks: tuple[int, ...]) -> nn.Sequential:
+    """Return strided convolutions, each followed by its number of residual blocks."""
+    layers: list[nn.Module] = []
+    n_in = 1
+    for n_out, n in zip(channels, n_blocks, strict=True):
+        layers.append(DownBlock(n_in, n_out))
+        layers.extend(FrequencyBlock(n_out) for _ in range(n))
+        n_in = n_out
+    return nn.Sequential(*layers)
+
+
 class SegmentEncoder(nn.Module):
     """Waveform → one unit vector per segment, one segment every half second."""
 
@@ -93,13 +104,8 @@ class SegmentEncoder(nn.Module):
         self.config = config
         self.log_bands = LogBands(config.front_end)
         self.standardise = LocalStandardisation(config.segment_frames)
-        layers: list[nn.Module] = []
-        n_in = 1
-        for n_out, n_blocks in zip(config.channels, config.n_blocks, strict=True):
-            layers.append(DownBlock(n_in, n_out))
-            layers.extend(FrequencyBlock(n_out) for _ in range(n_blocks))
-            n_in = n_out
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = strided_trunk(config.channels, config.n_blocks)
+        n_in = config.channels[-1]
         n_rows = -(-config.front_end.n_bands // 2 ** len(config.channels))
         self.head = nn.Sequential(
             nn.Conv2d(n_in, config.hidden, (n_rows, 1), bias=False),

@@ -8,7 +8,7 @@ single-precision copy would take from disk, and leaves nothing that can be stale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from spolia.store.catalog import Catalog
 from spolia.store.derived import derived_file, facts_of, store
 from spolia.store.hits import NO_HITS, Hits
 from spolia.store.kinds import N_PROBE, Places, Vectors, build
+from spolia.store.rows import Sequence8
 
 FLAT_BELOW = 1_000_000
 
@@ -83,7 +84,7 @@ def open_vectors(
     if loaded is not None:
         return loaded
     with catalog.snapshot() as generation:
-        ids, places, codes = _gather(catalog, method)
+        ids, places, codes = gather(catalog.sequences(method))
     if len(places) < flat_below:
         return VectorIndex(build("flat", codes, places), ids, generation)
     index = build("ivf-sq8", codes, places)
@@ -109,12 +110,12 @@ def _load(catalog: Catalog, method: str) -> VectorIndex | None:
     return VectorIndex(index, facts["recording_ids"], generation)
 
 
-def _gather(catalog: Catalog, method: str) -> tuple[list[str], Places, npt.NDArray[np.int8]]:
+def gather(sequences: Iterable[Sequence8]) -> tuple[list[str], Places, npt.NDArray[np.int8]]:
     """Return recording ids, and all vectors' places and values in int8 [shape=(n, dim)]."""
     ids: list[str] = []
     places: list[Places] = [np.zeros(0, np.int64)]
     codes: list[npt.NDArray[np.int8]] = []
-    for stored in catalog.sequences(method):
+    for stored in sequences:
         if len(stored.times):
             places.append(len(ids) << 32 | stored.times.astype(np.int64))
             codes.append(stored.values)

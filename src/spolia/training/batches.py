@@ -116,11 +116,7 @@ class BatchMaker:
 
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step."""
-        rng = torch.Generator(device=self.device).manual_seed(seed * 1_000_003 + step)
-        places = self.draw_places(rng)
-        if self.replace is not None:
-            places = self.replace(places, rng)
-        groups, files, starts = places
+        rng, (groups, files, starts) = self.begin(step, seed)
         geometry, rows = self.geometry, len(groups)
         middle = starts + geometry.context + geometry.shift
         lead = (geometry.source - geometry.anchor) // 2
@@ -135,6 +131,12 @@ class BatchMaker:
             files,
             middle + lead,
         )
+
+    def begin(self, step: int, seed: int) -> tuple[torch.Generator, Places]:
+        """Return the random numbers and the places of a step's batch."""
+        rng = torch.Generator(device=self.device).manual_seed(seed * 1_000_003 + step)
+        places = self.draw_places(rng)
+        return rng, places if self.replace is None else self.replace(places, rng)
 
     def positives(self, source_starts: Tensor, rng: torch.Generator) -> Tensor:
         """Return log power of degraded windows [shape=(n_rows, n_bands, n_frames)].

@@ -33,11 +33,7 @@ class SampleBatchMaker(BatchMaker):
 
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step: its positives are mixtures of two rows each."""
-        rng = torch.Generator(device=self.device).manual_seed(seed * 1_000_003 + step)
-        places = self.draw_places(rng)
-        if self.replace is not None:
-            places = self.replace(places, rng)
-        groups, files, starts = places
+        rng, (groups, files, starts) = self.begin(step, seed)
         geometry, config = self.geometry, self.recipe.sampling
         first = starts + geometry.context + geometry.shift
         source = self.log_bands(self._cut(self.tracks, first, geometry.source))
