@@ -77,7 +77,9 @@ def test_other_backbones_have_their_size_and_take_any_run(backbone, size):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("changes", [{}, {"pre_norm": True, "gelu": True, "positions": "learned"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pre_norm": True, "gelu": True, "positions": "learned"}, {"from_mean": True}]
+)
 def test_padding_says_nothing_and_batch_mates_neither(runs, changes):
     model = encoder(**changes)
     alone = model(runs[:1, :4], no_padding(runs)[:1, :4])
@@ -109,6 +111,22 @@ def test_nothing_gives_a_finite_vector_and_every_parameter_a_gradient(runs):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_from_mean_begins_as_the_mean_of_what_is_heard_and_learns(runs):
+    model = encoder(from_mean=True)
+    padding = no_padding(runs)
+    padding[0, 4:] = True
+    expected = torch.stack([runs[0, :4].mean(0), runs[1].mean(0), runs[2].mean(0)])
+    expected = torch.nn.functional.normalize(expected, dim=1)
+    assert torch.allclose(model(runs, padding), expected, atol=1e-5)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(2):  # the first step moves the last layer only
+        optimiser.zero_grad()
+        model(runs, padding)[:, 0].sum().backward()
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert torch.isfinite(model(runs, torch.ones_like(padding))).all()
+
+
 def test_sinusoids_are_those_of_the_paper():
     places = sinusoids(6, 8)
     assert float(places[3, 0]) == pytest.approx(math.sin(3), abs=1e-6)
@@ -122,6 +140,8 @@ def test_wrong_settings_are_named():
         RunEncoderConfig(backbone="vgg")
     with pytest.raises(TrainingError, match="no multiple of n_heads"):
         RunEncoderConfig(hidden=100)
+    with pytest.raises(TrainingError, match="segments' size 128, not 256; give both one size"):
+        RunEncoderConfig(dim=256, from_mean=True)
 
 
 def defined(cosines, labels, overlap, is_anchor, config, groups=None):

@@ -42,6 +42,7 @@ class RunEncoderConfig:
     positions: str = "none"  # or "sinusoidal", "learned"
     pre_norm: bool = False  # norm before attention and feed-forward instead of after
     gelu: bool = False  # instead of ReLU
+    from_mean: bool = False  # the network adds to the run's mean vector, and begins as it
 
     def __post_init__(self) -> None:
         """Check what can be wrong."""
@@ -51,6 +52,11 @@ class RunEncoderConfig:
         if self.backbone not in BACKBONES:
             known = ", ".join(BACKBONES)
             raise TrainingError(f"backbone is {self.backbone!r}; choose from: {known}")
+        if self.from_mean and self.dim != self.dim_in:
+            raise TrainingError(
+                f"from_mean needs run vectors of the segments' size {self.dim_in}, not {self.dim}; "
+                "give both one size, or from_mean = false"
+            )
         if self.hidden % self.n_heads:
             raise TrainingError(
                 f"hidden is {self.hidden}, no multiple of n_heads {self.n_heads}; change one"
@@ -130,8 +136,13 @@ class Transformer(nn.Module):
         x = self.into(x) + self.places[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, heard)
-        weight = heard[:, :, None].to(x.dtype)
-        return self.last(x).mul(weight).sum(1) / weight.sum(1).clamp(min=1.0)
+        return mean_heard(self.last(x), heard)
+
+
+def mean_heard(x: Tensor, heard: Tensor) -> Tensor:
+    """Return the mean of (B, L, n) over what is heard (B, L); zeros where nothing is."""
+    weight = heard[:, :, None].to(x.dtype)
+    return x.mul(weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
 
 def sinusoids(n: int, width: int) -> Tensor:
@@ -158,6 +169,9 @@ class RunEncoder(nn.Module):
         self.config = config
         self.trunk = trunk(config)
         self.out = nn.Linear(self.trunk.n_features, config.dim)
+        if config.from_mean:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
 
     def forward(self, runs: Tensor, padding: Tensor) -> Tensor:
         """Map runs (B, L, dim_in) to unit vectors (B, dim).
@@ -170,4 +184,7 @@ class RunEncoder(nn.Module):
         first[:, 0] = True
         heard_somewhere = padding & ~(nothing & first)  # attention over nothing is NaN
         runs = runs.masked_fill(padding[:, :, None], 0.0)
-        return unit_norm(self.out(self.trunk(runs, heard_somewhere)).float())
+        vectors = self.out(self.trunk(runs, heard_somewhere)).float()
+        if self.config.from_mean:
+            vectors = vectors + mean_heard(runs, ~padding)
+        return unit_norm(vectors)
