@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +13,14 @@ import numpy as np
 import pytest
 
 from corpora import make_corpus
+from spolia.audio import Audio
+from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation import amg, amg_tables
-from spolia.evaluation.amg import Measured
+from spolia.evaluation.amg import Asked, Measured
 from spolia.evaluation.amg_tables import Setting, layout, markdown, measure, paper_figures
 from spolia.evaluation.collection import collect, enlarged, gathered
+from spolia.evaluation.dejavu import Dejavu, installed
 from spolia.evaluation.metrics import Rate
 from spolia.fingerprints.base import Fingerprint
 from spolia.store.rows import Sequence8
@@ -157,3 +163,67 @@ def test_the_first_phase_of_a_query_is_cut_as_a_recording_is():
     times = np.arange(0, 9.0, 0.125)
     query = Fingerprint("segments", None, times, np.zeros((len(times), 2), np.float32), 10.0)
     assert np.array_equal(system.cut(query).times, np.arange(0, 9.0, 0.5))
+
+
+def peaks_and_hashes(samples, Fs):
+    """Hash the loudest band of each frame and of the frame after it, as Dejavu's package would."""
+    assert samples.dtype == np.int16
+    assert Fs == 44100
+    frames = samples[: len(samples) // 2048 * 2048].reshape(-1, 2048).astype(float)
+    loudest = np.abs(np.fft.rfft(frames * np.hanning(2048)))[:, 2:300].argmax(1)
+    for time, (one, other) in enumerate(pairwise(loudest)):
+        yield hashlib.sha1(f"{one}|{other}".encode()).hexdigest()[:20], np.int64(time)
+
+
+@pytest.fixture
+def dejavu_package(monkeypatch):
+    settings = SimpleNamespace(
+        DEFAULT_FS=44100, DEFAULT_WINDOW_SIZE=4096, DEFAULT_OVERLAP_RATIO=0.5
+    )
+    for name, module in {
+        "dejavu": SimpleNamespace(),
+        "dejavu.logic": SimpleNamespace(),
+        "dejavu.config": SimpleNamespace(),
+        "dejavu.logic.fingerprint": SimpleNamespace(fingerprint=peaks_and_hashes),
+        "dejavu.config.settings": settings,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def melody(seed, seconds=20.0):
+    rng = np.random.default_rng(seed)
+    notes = rng.integers(30, 90, int(seconds * 5))
+    samples = np.concatenate([np.sin(440 * 2 ** ((n - 69) / 12) * 0.2 * TICKS) for n in notes])
+    return Audio(0.3 * samples.astype("f"), 16000)
+
+
+TICKS = 2 * np.pi * np.arange(3200) / 3200
+
+
+def test_dejavus_package_answers_where_it_is_installed(dejavu_package, tmp_path):
+    recordings = []
+    for seed in range(5):
+        path = tmp_path / f"{seed}.wav"
+        write_wav(path, melody(seed))
+        recordings.append(SimpleNamespace(id=f"r{seed}", path=str(path)))
+    system = Dejavu(installed(), recordings)
+    assert system.n_vectors * 16 == system.n_bytes > 0
+    for seed, start in ((3, 7.2), (0, 0.0)):
+        sound = melody(seed).slice(start, start + 5.0)
+        query = SimpleNamespace(prefix=lambda length, sound=sound: sound.slice(0, length))
+        best = system.answer(Asked(query, 5.0, None))
+        assert best.recording_id == f"r{seed}"
+        assert best.line.reference_start == pytest.approx(start, abs=0.1)
+    early = Audio(np.concatenate([np.zeros(32000, "f"), melody(2).samples]), 16000)
+    query = SimpleNamespace(prefix=lambda length: early.slice(0, length))
+    best = system.answer(Asked(query, 10.0, None))  # begins before the recording
+    assert (best.recording_id, best.line.offset < -1.9) == ("r2", True)
+    silence = SimpleNamespace(prefix=lambda length: Audio(np.zeros(16000, "f"), 16000))
+    nothing = system.answer(Asked(silence, 1.0, None))
+    assert nothing is None or nothing.line.evidence >= 1
+
+
+def test_dejavu_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dejavu", None)
+    with pytest.raises(ParameterError, match="leave --dejavu out"):
+        installed()

@@ -13,7 +13,7 @@ from spolia.coarse import Neighbourhood, candidates, local_hits, recording_score
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
-from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.fingerprints.compressed import RUN_STEP, CompressedFingerprinter
 from spolia.library import Library
 from spolia.store.hits import NO_HITS, Hits
 
@@ -87,10 +87,18 @@ def test_silence_leaves_gaps_but_no_shift(fingerprinter):
     assert not len(fingerprinter.derive(sequence(0, 40.0, silent=[(0.0, 40.0)])))
 
 
-def test_a_querys_runs_are_a_hop_apart_at_every_phase(fingerprinter):
-    query = fingerprinter.derive_query(clip(0, 10.0, 8.0))
-    np.testing.assert_allclose(query.times, np.arange(len(query)) * 0.125)
-    assert len(query) == len(clip(0, 10.0, 8.0)) - 4 * (LONGEST - 1)
+def test_a_querys_runs_are_a_hop_apart_and_spread_over_time_and_phases(fingerprinter):
+    segments = clip(0, 10.0, 8.0)
+    query = fingerprinter.derive_query(segments)
+    last = segments.times[len(segments) - 4 * (LONGEST - 1) - 1]
+    assert (query.times[0], query.times[-1]) == (0.0, last)
+    assert np.diff(query.times).max() <= RUN_STEP * LONGEST * HOP + 0.125
+    assert len(np.unique(np.mod(query.times, HOP))) > 1
+    for time, value in zip(query.times, query.values, strict=True):
+        first = int(np.searchsorted(segments.times, time - 1e-6))
+        mean = segments.values[first : first + 4 * LONGEST : 4].mean(0)
+        np.testing.assert_allclose(value, mean / np.linalg.norm(mean), atol=1e-6)
+    assert len(fingerprinter.derive_query(clip(0, 10.0, 30.0))) < 30
     short = fingerprinter.derive_query(clip(0, 10.0, 3.0))
     assert len(short) == 4  # a run per phase, whatever its length
     np.testing.assert_allclose(

@@ -24,8 +24,8 @@ from spolia.errors import ModelError, ParameterError
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
 from spolia.training.batches import plan
-from spolia.training.export import export_encoder
-from spolia.training.fingerprint import make_batches, train
+from spolia.training.export import export_checkpoint, export_encoder
+from spolia.training.fingerprint import Run, make_batches, train
 from spolia.training.losses import mixture_nt_xent
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
@@ -218,3 +218,16 @@ def test_the_command_line_adds_asks_and_writes(exported, tmp_path):
     assert isinstance(run.exception, ParameterError)
     run = CliRunner().invoke(app, ["samples", str(tmp_path / "none.wav"), *library])
     assert run.exit_code == 1
+
+
+def test_weights_of_a_model_file_can_be_trained_on(corpus, tmp_path):
+    options = RunOptions((corpus,), tmp_path / "one", tmp_path, threads=1)
+    trained = train(recipe(), options, lambda _: None)
+    export_checkpoint(trained, tmp_path / "model.onnx")
+    again = dataclasses.replace(recipe(), initial=str(tmp_path / "model.onnx"))
+    run = Run(again, dataclasses.replace(options, folder=tmp_path / "two"))
+    sound = run.batches.tracks[:80000].float()[None] / 32768
+    with torch.no_grad():
+        restored = run.average(sound)
+    expected = torch.from_numpy(Encoder(tmp_path / "model.onnx").encode(sound.numpy()))
+    assert float((restored * expected).sum(-1).min()) > 0.9999

@@ -256,6 +256,9 @@ def evaluate_amg(
     modelled: Annotated[
         int, typer.Option(min=0, help="Vectors up to which modelled recordings are added.")
     ] = 0,
+    dejavu: Annotated[
+        bool, typer.Option(help="Also ask Dejavu's package in table 1, where it is installed.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
     library: EvaluationLibraryOption = None,
     distractors: DistractorsOption = None,
@@ -284,6 +287,7 @@ def evaluate_amg(
                 modelled,
                 seed,
                 threads,
+                dejavu=dejavu and layout.landmarks,
             ),
             filling=adding.update,
             report=bar.show,

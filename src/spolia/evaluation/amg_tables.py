@@ -18,6 +18,7 @@ from spolia.encoders import open_compressor
 from spolia.errors import ParameterError
 from spolia.evaluation.amg import Bench, Landmarks, Measured, Report, System
 from spolia.evaluation.collection import collect, enlarged
+from spolia.evaluation.dejavu import Dejavu, installed
 from spolia.evaluation.identify import Evaluation, Plan
 from spolia.evaluation.report import table_row
 from spolia.fingerprints.compressed import CompressedFingerprinter
@@ -85,6 +86,7 @@ class Setting:
     n_vectors: int  # up to which modelled recordings are added
     seed: int
     threads: int
+    dejavu: bool = False  # also ask that package, in table 1
 
 
 def layout(table: str) -> Layout:
@@ -103,9 +105,11 @@ def measure(
 ) -> list[Measured]:
     """Return the rows of a table."""
     faiss.omp_set_num_threads(setting.threads)
+    if setting.dejavu:
+        installed()  # or fail before anything is computed
     rows = list(_rows(layout, setting, setting.model, filling, report))
     if layout.landmarks:
-        alone = replace(setting, compressors=(), n_vectors=0)
+        alone = replace(setting, compressors=(), n_vectors=0, dejavu=False)
         for rival in setting.rivals:
             rows += _rows(replace(layout, landmarks=False), alone, str(rival), filling, report)
     return rows
@@ -131,13 +135,17 @@ def _rows(
         hours = len(collection) * segments.hop_seconds / 3600
         bench = Bench(evaluation, collection, segments, hours=hours)
         bench.ask(report)
-        for system in _systems(bench, layout, setting, library):
+        for system in _systems(bench, layout, setting, library, report):
             yield bench.measure(system, report)
 
 
-def _systems(bench: Bench, layout: Layout, setting: Setting, library: Library) -> Iterator[System]:
+def _systems(
+    bench: Bench, layout: Layout, setting: Setting, library: Library, report: Report | None
+) -> Iterator[System]:
     if layout.landmarks:
         yield Landmarks(library)
+    if layout.landmarks and setting.dejavu:
+        yield Dejavu(installed(), list(library), report)
     if layout.segments:
         yield from (bench.exhaustive(kind) for kind in layout.kinds)
     for file in setting.compressors:

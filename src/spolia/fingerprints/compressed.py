@@ -24,6 +24,7 @@ from spolia.errors import IncompatibleModel
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprinter
 
 SHORTEST = 3  # vectors of a run (2 s) below which the tail is joined to the run before
+RUN_STEP = 0.25  # of a run's length: how far apart the runs of a long query begin, at most
 BATCH = 256  # runs that are compressed at once
 
 Vectors = npt.NDArray[np.float32]
@@ -116,16 +117,23 @@ class CompressedFingerprinter:
     def derive_query(self, segments: Fingerprint) -> Fingerprint:
         """Return the runs of a query's segment vectors, which stand at several phases of the hop.
 
-        Each phase gives runs of its own, so that a run's vectors are a hop apart.
+        Each phase gives runs of its own, so that a run's vectors are a hop apart. Of all of them,
+        as many are taken, evenly over time, as there are phases, and of long queries one every
+        RUN_STEP of a run's length.
         """
         hop, longest = self.segments.hop_seconds, self.compressor.longest
         phase = np.round(np.mod(segments.times, hop), 4) % hop
-        runs = []
-        for of in np.unique(phase):
+        phases = np.unique(phase)
+        runs, most = [], 0
+        for of in phases:
             members = np.flatnonzero(phase == of)
-            last = max(1, len(members) - longest + 1)
-            runs += [members[i : i + longest] for i in range(last)]
-        return self._compressed(segments, sorted(runs, key=lambda run: segments.times[run[0]]))
+            most = max(most, len(members) - longest)
+            runs += [members[i : i + longest] for i in range(max(1, len(members) - longest + 1))]
+        runs.sort(key=lambda run: segments.times[run[0]])
+        n = max(len(phases), int(np.ceil(most / (RUN_STEP * longest))) + 1)
+        if n < len(runs):
+            runs = [runs[i] for i in np.linspace(0, len(runs) - 1, n).round().astype(int)]
+        return self._compressed(segments, runs)
 
     def _compressed(
         self, segments: Fingerprint, runs: Sequence[npt.NDArray[np.int64]]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spolia.encoders import Encoder, open_encoder
+from spolia.encoders import Encoder, open_encoder, open_model
 from spolia.errors import MissingDependency, TrainingError
 from spolia.networks.architectures import build_encoder
 
@@ -31,7 +31,10 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
     if source.endswith(".pt"):
         model.load_state_dict(load_checkpoint(Path(source))["average"])
     else:
-        unfold(model, open_encoder(source), example())
+        file = open_model(source)
+        if not isinstance(file, Encoder):
+            raise TrainingError(f"{file.path} does not encode sound; give a model that does")
+        unfold(model, file, example())
 
 
 def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
@@ -56,11 +59,14 @@ def unfold(model: Any, encoder: Encoder, log_power: Tensor) -> None:
     them, so that the network computes what the file does and can be trained on.
     Raises TrainingError where the file holds another architecture.
     """
-    weights, biases = _read_weights(encoder.path)
-    modules = dict(model.named_modules())
+    weights, biases, others = _read_weights(encoder.path)
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for name in others.keys() & parameters.keys():
+        parameters[name].data.copy_(others[name])
     for name, tensor in weights.items():
         module = modules.get(name)
-        if not isinstance(module, nn.Conv2d) or module.weight.shape != tensor.shape:
+        is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
+        if not is_convolution or module.weight.shape != tensor.shape:
             raise TrainingError(
                 f"{encoder.path} is of another architecture than the recipe's (at {name}); "
                 "give the recipe the architecture of the file, or no initial weights"
@@ -103,19 +109,25 @@ def _neutralise(shift: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None
     return hook
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return convolution weights and biases of a model file by module name, float32."""
+Weights = dict[str, Tensor]
+
+
+def _read_weights(path: Path) -> tuple[Weights, Weights, Weights]:
+    """Return a model file's weights and biases of convolutions by module, and scalars by name."""
     try:
         import onnx
     except ImportError as error:
         raise MissingDependency("onnx", "train") from error
-    weights: dict[str, Tensor] = {}
-    biases: dict[str, Tensor] = {}
+    weights: Weights = {}
+    biases: Weights = {}
+    others: Weights = {}
     for tensor in onnx.load(str(path)).graph.initializer:
         values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
         name = tensor.name.removesuffix("_half")
-        if name.endswith(".weight") and values.ndim == 4:
+        if name.endswith(".weight") and values.ndim in (3, 4):
             weights[name.removesuffix(".weight")] = values.float()
         elif name.endswith((".weight_bias", ".bias")):
             biases[name.removesuffix(".weight_bias").removesuffix(".bias")] = values.float()
-    return weights, biases
+        elif values.ndim == 0:
+            others[name] = values.float()
+    return weights, biases, others
