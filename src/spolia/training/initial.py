@@ -65,8 +65,7 @@ def unfold(model: Any, encoder: Encoder, log_power: Tensor) -> None:
         parameters[name].data.copy_(others[name])
     for name, tensor in weights.items():
         module = modules.get(name)
-        is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
-        if not is_convolution or module.weight.shape != tensor.shape:
+        if not isinstance(module, nn.Conv1d | nn.Conv2d) or module.weight.shape != tensor.shape:
             raise TrainingError(
                 f"{encoder.path} is of another architecture than the recipe's (at {name}); "
                 "give the recipe the architecture of the file, or no initial weights"
