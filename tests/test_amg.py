@@ -18,6 +18,7 @@ from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation import amg, amg_tables
 from spolia.evaluation.amg import Asked, Measured
+from spolia.evaluation.amg_plots import plot
 from spolia.evaluation.amg_tables import Setting, layout, markdown, measure, paper_figures
 from spolia.evaluation.collection import collect, enlarged, gathered
 from spolia.evaluation.dejavu import Dejavu, installed
@@ -152,6 +153,9 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
     assert min(segments.index_ms) > 0
     assert seen[-1] == (12, 12)
     assert json.dumps([r.query_ms for r in rows])
+    pytest.importorskip("matplotlib")
+    plot(tmp_path / "amg.png", rows)
+    assert (tmp_path / "amg.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_first_phase_of_a_query_is_cut_as_a_recording_is():

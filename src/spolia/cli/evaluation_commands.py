@@ -31,6 +31,9 @@ DistractorsOption = Annotated[
         show_default=False,
     ),
 ]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for the JSON and the plot.", show_default=False)
+]
 EvaluationLibraryOption = Annotated[
     Path | None, typer.Option(help="Folder of the evaluation's library.", show_default=False)
 ]
@@ -53,9 +56,7 @@ def evaluate_identify(
         Path | None,
         typer.Option(help="Fit the calibration on this run and write it here.", show_default=False),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the JSON and the plot.", show_default=False)
-    ] = None,
+    out: OutOption = None,
     library: EvaluationLibraryOption = None,
     distractors: DistractorsOption = None,
     threads: ThreadsOption = N_CORES,
@@ -263,6 +264,7 @@ def evaluate_amg(
     library: EvaluationLibraryOption = None,
     distractors: DistractorsOption = None,
     threads: ThreadsOption = N_CORES,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure AMG-Embedding: the tables of its paper, the paper's figures beside ours."""
@@ -270,6 +272,7 @@ def evaluate_amg(
 
     from spolia.cli.output import AddBar, Bar
     from spolia.evaluation import amg_tables
+    from spolia.evaluation.amg_plots import plot
 
     layout = amg_tables.layout(table)
     folder = library or cache_folder() / "evaluate-amg"
@@ -292,7 +295,9 @@ def evaluate_amg(
             filling=adding.update,
             report=bar.show,
         )
-    if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows]))
-    else:
-        typer.echo(amg_tables.markdown(rows, layout.lengths))
+    found = [asdict(row) for row in rows]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"amg-{table}.json").write_text(json.dumps(found, indent=1) + "\n")
+        plot(out / f"amg-{table}.png", rows)
+    typer.echo(json.dumps(found) if as_json else amg_tables.markdown(rows, layout.lengths))
