@@ -231,3 +231,22 @@ def test_dejavu_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dejavu", None)
     with pytest.raises(ParameterError, match="leave --dejavu out"):
         installed()
+
+
+def test_modelled_runs_make_the_index_larger_and_not_the_answers_worse(
+    corpus, tmp_path, monkeypatch
+):
+    from spolia.encoders import open_encoder
+
+    card = open_encoder("segment").card
+    monkeypatch.setattr(
+        amg_tables, "open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
+    )
+    files = (None, (), (Path("mean.onnx"),), ())
+    setting = Setting(corpus, tmp_path, *files, 4, 0, seed=3, threads=1, n_runs=3_000)
+    short = amg_tables.Layout((5.0,), segments=False)
+    alone, both = measure(short, setting)
+    assert alone.n_vectors == both.n_vectors == 3_000
+    assert 600_000 > alone.bytes_per_hour > 3600 / (LONGEST * 0.5) * card.dim
+    assert both.top1["5"].value == 1.0
+    assert both.near["5"].value == 1.0

@@ -257,6 +257,9 @@ def evaluate_amg(
     modelled: Annotated[
         int, typer.Option(min=0, help="Vectors up to which modelled recordings are added.")
     ] = 0,
+    modelled_runs: Annotated[
+        int, typer.Option(min=0, help="Runs up to which modelled runs are added.")
+    ] = 0,
     dejavu: Annotated[
         bool, typer.Option(help="Also ask Dejavu's package in table 1, where it is installed.")
     ] = False,
@@ -290,6 +293,7 @@ def evaluate_amg(
                 modelled,
                 seed,
                 threads,
+                n_runs=modelled_runs,
                 dejavu=dejavu and layout.landmarks,
             ),
             filling=adding.update,

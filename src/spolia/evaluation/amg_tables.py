@@ -86,6 +86,7 @@ class Setting:
     n_vectors: int  # up to which modelled recordings are added
     seed: int
     threads: int
+    n_runs: int = 0  # up to which modelled runs are added
     dejavu: bool = False  # also ask that package, in table 1
 
 
@@ -109,7 +110,7 @@ def measure(
         installed()  # or fail before anything is computed
     rows = list(_rows(layout, setting, setting.model, filling, report))
     if layout.landmarks:
-        alone = replace(setting, compressors=(), n_vectors=0, dejavu=False)
+        alone = replace(setting, compressors=(), n_vectors=0, n_runs=0, dejavu=False)
         for rival in setting.rivals:
             rows += _rows(replace(layout, landmarks=False), alone, str(rival), filling, report)
     return rows
@@ -152,8 +153,10 @@ def _systems(
         compressor = open_compressor(str(file), threads=setting.threads)
         runs = CompressedFingerprinter(bench.segments, compressor)
         made, seconds = bench.compress(runs)
+        grown = enlarged(made, setting.n_runs, seed=setting.seed)
         for kind in layout.kinds:
-            alone, both = bench.compressed(runs, made, seconds, kind)
+            alone, both = bench.compressed(runs, grown, seconds, kind)
+            alone.growth = both.growth = len(grown) / len(made)
             yield alone
             if layout.two_stages:
                 yield both

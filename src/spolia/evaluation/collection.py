@@ -84,9 +84,9 @@ def enlarged(real: Collection, n_vectors: int, *, seed: int) -> Collection:
     codes = np.empty((n_vectors, real.codes.shape[1]), np.int8)
     places = np.empty(n_vectors, np.int64)
     codes[: len(real)], places[: len(real)] = real.codes, real.places
-    done = len(real)
+    done, n_real = len(real), len(real.ids)
     while done < n_vectors:
-        of = real.sequence(int(rng.integers(len(real.ids))), "modelled")
+        of = real.sequence(int(rng.integers(n_real)), "modelled")
         size = min(len(of), n_vectors - done)
         signs = rng.choice([-1.0, 1.0], len(axes))
         values = mean + (of.values[:size] - mean) @ (axes.T * signs) @ axes
@@ -94,7 +94,7 @@ def enlarged(real: Collection, n_vectors: int, *, seed: int) -> Collection:
         part = slice(done, done + size)
         codes[part] = np.round(values * 127)
         places[part] = len(ids) << 32 | np.round(of.times[:size] * 1000).astype(np.int64)
-        ids.append(f"modelled-{len(ids) - len(real.ids)}")
+        ids.append(f"modelled-{len(ids)}")
         done += size
     return Collection(ids, codes, places)
 

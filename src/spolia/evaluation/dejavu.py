@@ -58,7 +58,7 @@ def installed() -> Package:
 class Dejavu:
     """Answers queries by the package's hashes."""
 
-    name, seconds = "Dejavu", 0.0
+    name, seconds, growth = "Dejavu", 0.0, 1.0
 
     def __init__(
         self, package: Package, recordings: Sequence[Recording], report: Report | None = None

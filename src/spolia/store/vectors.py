@@ -19,7 +19,7 @@ import numpy.typing as npt
 from spolia.store.catalog import Catalog
 from spolia.store.derived import derived_file, facts_of, store
 from spolia.store.hits import NO_HITS, Hits
-from spolia.store.kinds import N_PROBE, Places, Vectors, build
+from spolia.store.kinds import N_PROBE, Places, Vectors, build, cosines
 from spolia.store.rows import Sequence8
 
 FLAT_BELOW = 1_000_000
@@ -52,8 +52,7 @@ class VectorIndex:
         lengths = [len(v) for v in vectors]
         if k == 0 or not sum(lengths):
             return [NO_HITS] * len(lengths)
-        joined = np.ascontiguousarray(np.concatenate(vectors), np.float32)
-        scores, places = self.index.search(joined, k)
+        scores, places = cosines(self.index, np.concatenate(vectors), k)
         ends = np.cumsum(lengths)[:-1]
         return [
             _hits(score, place, of)
@@ -86,7 +85,8 @@ def open_vectors(
     with catalog.snapshot() as generation:
         ids, places, codes = gather(catalog.sequences(method))
     if len(places) < flat_below:
-        return VectorIndex(build("flat", codes, places), ids, generation)
+        exact = "sq8" if method == "compressed" else "flat"
+        return VectorIndex(build(exact, codes, places), ids, generation)
     index = build("ivf-sq8", codes, places)
     file = derived_file(catalog.path.parent, method, generation)
     store(file, faiss.serialize_index(index).data, recording_ids=ids)
