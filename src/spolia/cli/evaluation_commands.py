@@ -220,7 +220,7 @@ def _measure_samples(
             "plan": asdict(plan),
             "library": repr(opened).split(": ", 1)[1].rstrip(">"),
             "method": method,
-            "tables": sample_report.tables(outcomes, plan.lengths, opened),
+            "tables": sample_report.tables(outcomes, plan.lengths, opened, evaluation.references),
         }
     if calibrate is not None:
         fitted = sample_running.fit(outcomes).to_dict()
