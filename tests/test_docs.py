@@ -37,5 +37,5 @@ def test_commands_in_the_docs_exist(page):
     for line in re.findall(r"^\$ (spolia .*)$", page.read_text(), re.M):
         words = line.split()
         assert f"# spolia {words[1]}" in reference, line
-        for option in re.findall(r" (--[a-z-]+)", line):
+        for option in re.findall(r" (--[a-z0-9-]+)", line):
             assert f"`{option}`" in reference, line

@@ -72,6 +72,47 @@ def test_strict_precision_counts_distractors_and_what_was_not_found():
     assert average_precision(outcome(["a"], two), lenient=lenient) == 1.0
 
 
+def test_strict_and_lenient_precision_by_hand():
+    three = [use("a"), use("c"), use("z")]
+    ranked = outcome(["d1", "a", "b", "d2", "c"], three, [1.0 - 0.1 * i for i in range(5)])
+    assert average_precision(ranked) == pytest.approx((1 / 2 + 2 / 5) / 3)
+    references = {"a", "b", "c", "z"}
+    assert average_precision(ranked, lenient=references) == pytest.approx((1 / 1 + 2 / 3) / 2)
+    late = outcome([f"r{i}" for i in range(20)] + ["a"])
+    assert average_precision(late) == pytest.approx(1 / 21)
+    assert average_precision(late, lenient={*(f"r{i}" for i in range(20)), "a"}) == 0.0
+    figures = summarise([ranked, late], 0.5, references)
+    assert figures["map"]["value"] == pytest.approx((0.3 + 1 / 21) / 2)
+    assert figures["map_lenient"]["value"] == pytest.approx((5 / 6 + 1) / 2)
+
+
+def test_what_is_not_known_is_not_judged():
+    unknown = {"file": "a", "occurrences": [{"start": 4.0, "end": 6.0}], "complete": False}
+    nothing = {**use(), **dict.fromkeys(("part", "kind", "manner", "semitones", "tempo_ratio"))}
+    blank = {**nothing, **unknown, "transformation": None, "overlay_db": None, "by_ear": True}
+    found = {"tempo_ratio": 1.0, "semitones": 0.0, "occurrences": [[4.0, 6.0, 10.0, 12.0]]}
+    ranked = outcome(["a"], [blank], **found)
+    assert errors(ranked) == {}
+    assert is_near(ranked) is None
+    assert overlap(ranked) is None
+    figures = summarise([ranked], 0.5, {"a"})
+    assert figures["map"]["value"] == 1.0
+    not_judged = ("near", "iou", "pitch", "tempo", "part", "start", "count", "hr1_at_0.01")
+    assert {figures[key]["n"] for key in not_judged} == {0}
+    assert "NaN" not in json.dumps(figures)
+
+
+def test_a_recording_sampled_twice_is_right_in_either_way():
+    place = (Occurrence(14.0, 16.0, 30.0, 32.0),)
+    two = [use(), use(occurrences=place, semitones=3.0, tempo_ratio=1.2, part="drums")]
+    found = {"tempo_ratio": 1.2, "semitones": 3.0, "part": "drums"}
+    ranked = outcome(["a"], two, **found, occurrences=[[14.0, 16.0, 30.0, 32.4]])
+    assert is_near(ranked)
+    right = errors(ranked)
+    assert (right["pitch"], right["tempo"], right["part"], right["count"]) == (*[True] * 3, False)
+    assert overlap(ranked) == pytest.approx(2 / 6, abs=0.01)
+
+
 def test_hits_are_counted_once_per_recording():
     ranked = outcome(["b", "b", "a"])
     assert (hit(ranked, 1), hit(ranked, 2), hit(outcome([]), 1)) == (False, True, False)
@@ -111,7 +152,7 @@ def test_errors_and_overlap_by_hand():
 def test_the_summary_counts_false_alarms_on_sample_free_tracks():
     found = [outcome(["a"], probabilities=[p]) for p in (0.9, 0.8, 0.3)]
     free = [outcome(["b"], [], [p]) for p in (0.95, 0.1, 0.1, 0.1)]
-    figures = summarise([*found, *free], 0.5)
+    figures = summarise([*found, *free], 0.5, {"a"})
     assert figures["map"]["value"] == 1.0
     assert figures["recall"]["value"] == pytest.approx(2 / 3)
     assert figures["false_alarms"]["value"] == 0.25
@@ -201,10 +242,12 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
             "library": "x",
             "method": "samples",
             "plan": {"n_tracks": 3, "n_free": 2, "split": "train", "seed": 1},
-            "tables": tables(outcomes, (), library),
+            "tables": tables(outcomes, (), library, evaluation.references),
         }
     text = markdown(facts)
     assert "| mAP, strict | " in text
+    assert "| mAP, lenient: distractors left out, first 20, mean over found recordings | " in text
+    assert evaluation.references == {r.file.file for r in evaluation.crate.references}
     assert "| false alarms at the default threshold | " in text
     assert {r.file for o in outcomes for r in o.ranking} <= set(file_of.values())
     lengths = SampleEvaluation.__new__(SampleEvaluation)

@@ -10,7 +10,6 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
-    CorporaOption,
     CorpusOption,
     JsonOption,
     ModelOption,
@@ -20,7 +19,9 @@ from spolia.cli.options import (
 
 if TYPE_CHECKING:
     from spolia.evaluation.identify import Plan
-    from spolia.evaluation.sample_running import SamplePlan
+    from spolia.evaluation.sample_running import SampleBenchmark
+    from spolia.ingest import AddProgress
+    from spolia.library import Library
 
 evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
 
@@ -132,7 +133,20 @@ def _measure(
 
 @evaluate_app.command("samples")
 def evaluate_samples(
-    corpus: CorporaOption,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a corpus or pack; may be repeated: ask about tracks made of it.",
+            show_default=False,
+        ),
+    ] = None,
+    sample100: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your folder of Sample100, audio and annotations: ask about its tracks instead.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="samples, segments, compressed, landmarks or random.")
     ] = "samples",
@@ -140,8 +154,8 @@ def evaluate_samples(
         str | None,
         typer.Option(help="Model of samples, a name or a file.", show_default=False),
     ] = None,
-    tracks: Annotated[int, typer.Option(min=1, help="Tracks that sample something.")] = 200,
-    free: Annotated[int, typer.Option(min=0, help="Tracks that sample nothing.")] = 100,
+    tracks: Annotated[int, typer.Option(min=1, help="Tracks to make that sample something.")] = 200,
+    free: Annotated[int, typer.Option(min=0, help="Tracks to make that sample nothing.")] = 100,
     lengths: Annotated[
         str, typer.Option(help="Seconds of queries, separated by commas; default: whole tracks.")
     ] = "",
@@ -162,23 +176,15 @@ def evaluate_samples(
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what is found of samples in made tracks; prints a table, writes JSON."""
-    from spolia.evaluation.sample_running import SamplePlan
-
-    seconds = tuple(float(s) for s in lengths.split(",") if s)
-    plan = SamplePlan(tracks, free, lengths=seconds, split=split, seed=seed)
-    facts = _measure_samples(
-        corpus,
-        plan,
-        method,
-        model,
-        folder or cache_folder() / f"samples-{split}-{seed}",
-        library or cache_folder() / f"evaluate-samples-{method}-{split}",
-        distractors or [],
-        calibrate,
-        out,
-        threads,
+    """Measure what is found of samples in made tracks or in Sample100; prints a table."""
+    if sample100 and calibrate:
+        raise typer.BadParameter("--calibrate needs sample-free tracks; give --corpus")
+    benchmark = _sample_benchmark(
+        corpus or [], sample100, folder, distractors or [], tracks, free, split, lengths, seed
     )
+    ending = "" if sample100 else f"-{split}"
+    held = library or cache_folder() / f"evaluate-{benchmark.name}-{method}{ending}"
+    facts = _measure_samples(benchmark, method, model, held, calibrate, out, threads)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
@@ -187,50 +193,88 @@ def evaluate_samples(
         typer.echo(markdown(facts))
 
 
-def _measure_samples(
+def _sample_benchmark(
     corpora: list[Path],
-    plan: SamplePlan,
+    sample100: Path | None,
+    folder: Path | None,
+    distractors: list[Path],
+    n_tracks: int,
+    n_free: int,
+    split: str,
+    lengths: str,
+    seed: int,
+) -> SampleBenchmark:
+    from spolia.evaluation.sample100 import Sample100
+    from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan
+
+    if bool(corpora) == bool(sample100):
+        raise typer.BadParameter("give either --corpus or --sample100")
+    seconds = tuple(float(s) for s in lengths.split(",") if s)
+    if sample100:
+        return Sample100(sample100, distractors=distractors, lengths=seconds, seed=seed)
+    plan = SamplePlan(n_tracks, n_free, lengths=seconds, split=split, seed=seed)
+    folder = folder or cache_folder() / f"samples-{split}-{seed}"
+    return SampleEvaluation(corpora, folder, plan, distractors)
+
+
+def _measure_samples(
+    benchmark: SampleBenchmark,
     method: str,
     model: str | None,
-    folder: Path,
     library: Path,
-    distractors: list[Path],
     calibrate: Path | None,
     out: Path | None,
     threads: int,
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from spolia.cli.output import AddBar, Bar
+    from spolia.cli.output import Bar
     from spolia.evaluation import sample_report, sample_running
     from spolia.evaluation.identify import write_outcomes
     from spolia.library import Library
 
+    plan = benchmark.plan
     held = "segments" if method == "random" else method
-    evaluation = sample_running.SampleEvaluation(corpora, folder, plan, distractors)
     with Bar("tracks") as bar:
-        written = evaluation.make(bar.show)
+        tracks = benchmark.make(bar.show)
     with Library(library, methods=[held], sample_model=model, threads=threads) as opened:
-        with AddBar() as adding:
-            file_of = evaluation.fill(opened, adding.update)
-        find = evaluation.finder(opened, file_of, method)
+        find = benchmark.finder(opened, _filled(benchmark, opened), method)
         journal = cache_folder() / sample_running.journal_name(plan, method, repr(opened))
         with Bar("queries") as bar:
-            outcomes = evaluation.run(written, find, journal, bar.show)
+            outcomes = benchmark.run(tracks, find, journal, bar.show)
         facts: dict[str, Any] = {
             "plan": asdict(plan),
             "library": repr(opened).split(": ", 1)[1].rstrip(">"),
             "method": method,
-            "tables": sample_report.tables(outcomes, plan.lengths, opened),
+            "tables": sample_report.tables(outcomes, plan.lengths, opened, benchmark.references),
         }
     if calibrate is not None:
         fitted = sample_running.fit(outcomes).to_dict()
         calibrate.write_text(json.dumps(fitted, indent=1) + "\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_outcomes(out / f"samples-{method}-{plan.seed}.json", outcomes, **facts)
+        write_outcomes(out / f"{benchmark.name}-{method}-{plan.seed}.json", outcomes, **facts)
     journal.unlink(missing_ok=True)
     return facts
+
+
+def _filled(benchmark: SampleBenchmark, library: Library) -> dict[str, str]:
+    """Fill a library, say which files are missing or cannot be added, and return files by id."""
+    from spolia.cli.output import AddBar
+
+    if benchmark.warning:
+        typer.echo(f"spolia: {benchmark.warning}", err=True)
+    failed: list[AddProgress] = []
+    with AddBar() as adding:
+
+        def show(progress: AddProgress) -> None:
+            adding.update(progress)
+            failed.extend([progress] if progress.reason else [])
+
+        file_of = benchmark.fill(library, show)
+    for progress in failed:
+        typer.echo(f"spolia: {progress.path}: {progress.reason}", err=True)
+    return file_of
 
 
 @evaluate_app.command("amg")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from spolia.evaluation.metrics import Rate
@@ -14,6 +14,7 @@ from spolia.samples import calibration_of
 
 LABELS = {
     "map": "mAP, strict",
+    "map_lenient": "mAP, lenient: distractors left out, first 20, mean over found recordings",
     "hr1": "HR@1",
     "hr10": "HR@10",
     "hr1_at_0.02": "HR@1 at 2 % false alarms",
@@ -31,29 +32,35 @@ LABELS = {
 
 
 def tables(
-    outcomes: Sequence[SampleOutcome], lengths: Sequence[float], library: Library
+    outcomes: Sequence[SampleOutcome],
+    lengths: Sequence[float],
+    library: Library,
+    references: Collection[str],
 ) -> dict[str, Any]:
-    """Return the figures by the length of the queries, "track" for whole ones."""
+    """Return the figures by the length of the queries, "track" for whole ones.
+
+    references: the recordings of the library that are no distractors.
+    """
     threshold = 0.5
     if "samples" in library.methods:
         fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
         threshold = calibration_of(fingerprinter.card.calibration).threshold
     if not lengths:
-        return {"track": summarise(outcomes, threshold)}
+        return {"track": summarise(outcomes, threshold, references)}
     n = len(lengths)
     return {
-        f"{length:g} s": summarise(outcomes[i::n], threshold) for i, length in enumerate(lengths)
+        f"{length:g} s": summarise(outcomes[i::n], threshold, references)
+        for i, length in enumerate(lengths)
     }
 
 
 def markdown(facts: dict[str, Any]) -> str:
     """Return the measured tables as Markdown."""
-    found, plan = facts["tables"], facts["plan"]
+    found = facts["tables"]
     keys = dict.fromkeys(key for table in found.values() for key in table if key != "seconds")
     head = ["", *found]
     lines = [
-        f"Library: {facts['library']}. Method: {facts['method']}. {plan['n_tracks']} tracks that "
-        f"sample, {plan['n_free']} that do not, made of {plan['split']}, seed {plan['seed']}; "
+        f"Library: {facts['library']}. Method: {facts['method']}. {_asked(facts['plan'])}; "
         "95 % bootstrap intervals over tracks.",
         "",
         table_row(head),
@@ -66,3 +73,13 @@ def markdown(facts: dict[str, Any]) -> str:
     times = [f"{t['seconds']:.1f}" if t["seconds"] else "–" for t in found.values()]
     lines.append(table_row(["median time, s", *times]))
     return "\n".join(lines)
+
+
+def _asked(plan: dict[str, Any]) -> str:
+    """Say what was asked about."""
+    if "n_missing" in plan:
+        return f"{plan['n_tracks']} tracks of Sample100 ({plan['n_missing']} files were missing)"
+    return (
+        f"{plan['n_tracks']} tracks that sample, {plan['n_free']} that do not, "
+        f"made of {plan['split']}, seed {plan['seed']}"
+    )

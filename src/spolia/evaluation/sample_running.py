@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from spolia.calibration import logistic, newton
 from spolia.errors import ParameterError
+from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
     Finder,
     Ranked,
@@ -46,8 +47,91 @@ class SamplePlan:
     seed: int = 0
 
 
-class SampleEvaluation:
-    """The tracks of a plan and a library of what they may sample."""
+@dataclass(frozen=True)
+class Sample100Plan:
+    """What to measure on Sample100."""
+
+    n_tracks: int  # that are asked about
+    n_missing: int  # tracks without audio
+    truth: str  # digest of what they sample
+    lengths: tuple[float, ...] = ()  # as in SamplePlan
+    seed: int = 0
+
+
+class SampleBenchmark:
+    """Tracks of a folder whose samples are known, and a library of what they may sample."""
+
+    name = "samples"
+    warning: str | None = None  # what the user should know of the folder
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: SamplePlan | Sample100Plan,
+        references: Mapping[Path, str],
+        distractors: Sequence[Path] = (),
+        tracks: Collection[str] = (),
+    ) -> None:
+        """Take the recordings that may be sampled, as named in truth and rankings.
+
+        distractors: files and folders; references and ``tracks``, files that are asked about, are
+        left out of them.
+        """
+        self.folder, self.plan = folder, plan
+        self.names = {str(path.resolve()): name for path, name in references.items()}
+        self.references = frozenset(self.names.values())
+        held = {*self.names, *(str((folder / track).resolve()) for track in tracks)}
+        for path in find_files(distractors):
+            if str(path.resolve()) not in held:
+                self.names[str(path.resolve())] = str(path)
+
+    def make(self, report: Report | None = None) -> Sequence[Asked]:
+        """Return the tracks, made where they are not there yet."""
+        raise NotImplementedError
+
+    def fill(
+        self, library: Library, progress: Callable[[Any], None] | None = None
+    ) -> dict[str, str]:
+        """Bring a library to hold all references and distractors; return files by id."""
+        known = {str(Path(r.path).resolve()): r.id for r in library}
+        library.remove([i for path, i in known.items() if path not in self.names])
+        library.add(sorted(self.names), progress=progress)
+        return {r.id: self.names[str(Path(r.path).resolve())] for r in library}
+
+    def finder(self, library: Library, file_of: dict[str, str], method: str) -> Finder:
+        """Return what ranks recordings by a method."""
+        if method not in METHODS:
+            raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
+        if method == "random":
+            return by_chance(sorted(file_of.values()), self.plan.seed)
+        if method == "samples":
+            return by_samples(library, file_of)
+        return by_method(library, file_of, method)
+
+    def run(
+        self, tracks: Sequence[Asked], find: Finder, journal: Path, report: Report | None = None
+    ) -> list[SampleOutcome]:
+        """Ask about all tracks; an interrupted run goes on with what the journal holds."""
+        lengths: list[float | None] = list(self.plan.lengths) or [None]
+        tasks = [(track, length) for track in tracks for length in lengths]
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        done = _read(journal)
+        with journal.open("a") as file:
+            for number, (track, length) in enumerate(tasks, 1):
+                key = f"{track.file} {length}"
+                if key not in done:
+                    done[key] = answer(self.folder, track, find, length=length)
+                    file.write(json.dumps([key, asdict(done[key])]) + "\n")
+                    file.flush()
+                if report:
+                    report(number, len(tasks))
+        return [done[f"{track.file} {length}"] for track, length in tasks]
+
+
+class SampleEvaluation(SampleBenchmark):
+    """The tracks of a plan, made of a crate."""
+
+    plan: SamplePlan
 
     def __init__(
         self,
@@ -57,9 +141,9 @@ class SampleEvaluation:
         distractors: Sequence[Path] = (),
     ) -> None:
         """Take corpora and packs, and a folder that holds the tracks that were made."""
-        self.plan, self.folder = plan, folder
         self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
-        self.distractors = list(find_files(distractors))
+        references = {r.file.path: r.file.file for r in self.crate.references}
+        super().__init__(folder, plan, references, distractors)
 
     def make(self, report: Report | None = None) -> list[Written]:
         """Make the tracks that are not there yet; return all."""
@@ -73,46 +157,6 @@ class SampleEvaluation:
             seconds=plan.seconds,
             report=report,
         )
-
-    def fill(
-        self, library: Library, progress: Callable[[Any], None] | None = None
-    ) -> dict[str, str]:
-        """Bring a library to hold all references and distractors; return files by id."""
-        names = {str(r.file.path.resolve()): r.file.file for r in self.crate.references}
-        names |= {str(path.resolve()): str(path) for path in self.distractors}
-        known = {str(Path(r.path).resolve()): r.id for r in library}
-        library.remove([i for path, i in known.items() if path not in names])
-        library.add(sorted(names), progress=progress)
-        return {r.id: names[str(Path(r.path).resolve())] for r in library}
-
-    def finder(self, library: Library, file_of: dict[str, str], method: str) -> Finder:
-        """Return what ranks recordings by a method."""
-        if method not in METHODS:
-            raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
-        if method == "random":
-            return by_chance(sorted(file_of.values()), self.plan.seed)
-        if method == "samples":
-            return by_samples(library, file_of)
-        return by_method(library, file_of, method)
-
-    def run(
-        self, written: Sequence[Written], find: Finder, journal: Path, report: Report | None = None
-    ) -> list[SampleOutcome]:
-        """Ask about all tracks; an interrupted run goes on with what the journal holds."""
-        lengths: list[float | None] = list(self.plan.lengths) or [None]
-        tasks = [(w, length) for w in written for length in lengths]
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        done = _read(journal)
-        with journal.open("a") as file:
-            for number, (track, length) in enumerate(tasks, 1):
-                key = f"{track.file} {length}"
-                if key not in done:
-                    done[key] = answer(self.folder, track, find, length=length)
-                    file.write(json.dumps([key, asdict(done[key])]) + "\n")
-                    file.flush()
-                if report:
-                    report(number, len(tasks))
-        return [done[f"{track.file} {length}"] for track, length in tasks]
 
 
 def journal_name(*facts: Any) -> str:
