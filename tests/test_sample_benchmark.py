@@ -234,8 +234,12 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
 
         journal = tmp_path / "journal.jsonl"
         outcomes = evaluation.run(written, counted, journal)
+        whole = journal.read_text()
+        journal.write_text(whole[:-40])  # as a kill leaves it
+        evaluation.run(written, counted, journal)
+        assert len(journal.read_text().splitlines()) == len(whole.splitlines())
         again = evaluation.run(written, counted, journal)
-        assert len(asked) == 5
+        assert len(asked) == 6
         first, second = (json.dumps([asdict(o) for o in of]) for of in (outcomes, again))
         assert first == second
         facts = {

@@ -165,12 +165,14 @@ def journal_name(*facts: Any) -> str:
 
 
 def _read(journal: Path) -> dict[str, SampleOutcome]:
+    """Return what a journal holds, without the line that was being written when it was cut off."""
+    text = journal.read_text() if journal.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        journal.write_text(whole)
     done: dict[str, SampleOutcome] = {}
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        try:
-            key, values = json.loads(line)
-        except ValueError:  # the line that was being written
-            break
+    for line in whole.splitlines():
+        key, values = json.loads(line)
         ranking = [Ranked(**r) for r in values.pop("ranking")]
         done[key] = SampleOutcome(ranking=ranking, **values)
     return done
