@@ -25,7 +25,7 @@ from spolia.training.initial import load_checkpoint
 from spolia.training.margin import MarginConfig, Proxies, info_nce, pam, with_margin
 from spolia.training.pieces import PieceConfig, anchor_start, draw_pieces
 from spolia.training.running import RunOptions
-from spolia.training.runs import SCALE, Runs
+from spolia.training.runs import SCALE, Runs, thinned
 
 SMALL = RunEncoderConfig(dim_in=16, dim=16, longest=9, n_layers=2, n_heads=2, hidden=16)
 
@@ -369,3 +369,12 @@ def test_wrong_recipes_are_named(corpus, tmp_path):
     train_embedding(recipe(), options(corpus, tmp_path, stop_after=0.0), lambda _: None)
     with pytest.raises(TrainingError, match="another version of the recipe"):
         EmbeddingRun(recipe(loss="triplet"), options(corpus, tmp_path))
+
+
+def test_fewer_classes_are_an_even_spread_of_the_clips():
+    values = np.arange(10, dtype=np.int8)[:, None, None, None].repeat(2, 1)
+    all_runs = Runs(values, np.arange(10), np.arange(10) // 2)
+    assert thinned(all_runs, 10) is all_runs
+    fewer = thinned(all_runs, 4)
+    assert fewer.values[:, 0, 0, 0].tolist() == fewer.groups.tolist() == [0, 3, 6, 9]
+    assert fewer.files.tolist() == [0, 1, 3, 4]

@@ -30,7 +30,7 @@ from spolia.training.running import (
     learning_rate,
     recipe_dict,
 )
-from spolia.training.runs import Runs, compute_runs
+from spolia.training.runs import Runs, compute_runs, thinned
 from spolia.training.warp import MaskConfig, WarpConfig
 
 LOSSES = ("pam", "info_nce", "triplet")
@@ -46,6 +46,7 @@ class ClipConfig:
     n_versions: int = 9  # degraded versions of each
     offset: float = 0.25  # seconds by which a version may be shifted, either way
     most_per_file: int = 10**6  # clips of one recording
+    n_classes: int = 10**6  # of all clips at most so many, evenly spread, are trained on
     simulated_rooms: int = 150
     room_variants: int = 2
 
@@ -158,7 +159,7 @@ class EmbeddingRun(ResumableRun):
         if recipe.loss not in LOSSES:
             raise TrainingError(f"unknown loss {recipe.loss!r}; known: {', '.join(LOSSES)}")
         super().__init__(recipe, options)
-        self.runs = load_runs(recipe, options, "train", prepared)
+        self.runs = thinned(load_runs(recipe, options, "train", prepared), recipe.clips.n_classes)
         self.held_out = load_runs(recipe, options, "val", prepared)
         torch.manual_seed(recipe.seed)
         settings = {"dim_in": self.runs.values.shape[-1], **recipe.model}

@@ -54,6 +54,14 @@ class Runs:
         return found.astype(np.float32) / SCALE
 
 
+def thinned(runs: Runs, most: int) -> Runs:
+    """Return ``most`` of the clips, evenly spread, or all if there are no more."""
+    if len(runs.values) <= most:
+        return runs
+    kept = np.linspace(0, len(runs.values) - 1, most).round().astype(np.int64)
+    return Runs(runs.values[kept], runs.groups[kept], runs.files[kept])
+
+
 def lay_out(batches: BatchMaker, *, most_per_file: int = 10**6) -> Places:
     """Return places of clips one after the other in every file, as many as fit."""
     length = batches.geometry.anchor + 2 * batches.geometry.shift
