@@ -1,7 +1,7 @@
 """Search among all vectors of one method: a FAISS index derived from the catalog.
 
-Exact inner products below about 10⁶ vectors, inverted lists with 8-bit scalar quantisation above
-(137 bytes a vector, memory-mapped). The flat index is rebuilt from the catalog when the library is
+All vectors in the 8 bits that are stored below about 10⁶ of them, inverted lists above (137 bytes a
+vector, memory-mapped). The index of all is rebuilt from the catalog when the library is
 opened rather than stored: reading 130,000 vectors in int8 from SQLite takes less time than their
 single-precision copy would take from disk, and leaves nothing that can be stale.
 """
@@ -22,7 +22,7 @@ from spolia.store.hits import NO_HITS, Hits
 from spolia.store.kinds import N_PROBE, Places, Vectors, build, cosines
 from spolia.store.rows import Sequence8
 
-FLAT_BELOW = 1_000_000
+EXACT_BELOW = 1_000_000
 
 
 @dataclass
@@ -74,7 +74,7 @@ def _hits(scores: Vectors, places: Places, times: npt.NDArray[np.float64]) -> Hi
 
 
 def open_vectors(
-    catalog: Catalog, method: str, *, flat_below: int = FLAT_BELOW, threads: int | None = None
+    catalog: Catalog, method: str, *, exact_below: int = EXACT_BELOW, threads: int | None = None
 ) -> VectorIndex:
     """Return the index of a method, rebuilding it where it is missing, stale or damaged."""
     if threads:
@@ -84,9 +84,8 @@ def open_vectors(
         return loaded
     with catalog.snapshot() as generation:
         ids, places, codes = gather(catalog.sequences(method))
-    if len(places) < flat_below:
-        exact = "sq8" if method == "compressed" else "flat"
-        return VectorIndex(build(exact, codes, places), ids, generation)
+    if len(places) < exact_below:
+        return VectorIndex(build("sq8", codes, places), ids, generation)
     index = build("ivf-sq8", codes, places)
     file = derived_file(catalog.path.parent, method, generation)
     store(file, faiss.serialize_index(index).data, recording_ids=ids)
