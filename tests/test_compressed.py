@@ -9,7 +9,7 @@ import pytest
 
 from fakes import BandEnergies, tune
 from spolia.alignment import propose
-from spolia.coarse import Neighbourhood, candidates, local_hits, recording_scores
+from spolia.coarse import Neighbourhood, candidates, local_hits, recording_scores, strongest
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
@@ -223,3 +223,16 @@ def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
         assert both.identify(clip, method="segments", threshold=0.5).matches[0].method == "segments"
         with pytest.raises(ParameterError, match="holds no 'compressed\\+segments'"):
             one.identify(clip, method="compressed+segments")
+
+
+def test_only_the_strongest_hits_of_each_query_vector_are_kept():
+    rng = np.random.default_rng(4)
+    times = np.repeat([0.0, 0.5, 1.0], [7, 2, 5])[rng.permutation(14)]
+    hits = Hits(np.arange(14, dtype=np.int32), times, np.arange(14.0), rng.random(14).astype("f"))
+    kept = strongest(hits, 3)
+    assert np.array_equal(kept.recordings, np.sort(kept.recordings))
+    for time, n in ((0.0, 3), (0.5, 2), (1.0, 3)):
+        expected = np.sort(hits.scores[times == time])[::-1][:n]
+        found = np.sort(kept.scores[kept.query_times == time])[::-1]
+        assert np.array_equal(found, expected)
+    assert len(strongest(NO_HITS, 3)) == 0

@@ -106,6 +106,18 @@ def local_hits(
     )
 
 
+def strongest(hits: Hits, k: int) -> Hits:
+    """Return the ``k`` most similar hits of each query vector, as an exhaustive search would."""
+    if not len(hits):
+        return hits
+    order = np.lexsort((-hits.scores, hits.query_times))
+    times = hits.query_times[order]
+    begins = np.flatnonzero(np.concatenate([[True], times[1:] != times[:-1]]))
+    rank = np.arange(len(order)) - np.repeat(begins, np.diff([*begins, len(order)]))
+    kept = np.sort(order[rank < k])
+    return Hits(*(column[kept] for column in vars(hits).values()))
+
+
 def _apart(places: Sequence[Neighbourhood], span: float) -> list[Neighbourhood]:
     """Keep the best of places that are so near that their surroundings hold each other."""
     kept: list[Neighbourhood] = []

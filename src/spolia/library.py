@@ -14,7 +14,13 @@ from typing import cast
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import METHODS, TWO_STAGE, make_compressed, make_fingerprinter
+from spolia.fingerprints.registry import (
+    METHODS,
+    TWO_STAGE,
+    default_methods,
+    make_compressed,
+    make_fingerprinter,
+)
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
@@ -34,7 +40,6 @@ from spolia.store.catalog import Catalog
 from spolia.store.postings import PostingsIndex, open_postings
 from spolia.store.vectors import VectorIndex, open_vectors
 
-DEFAULT_METHODS = ("segments",)
 MINIMUM_QUERY = 1.0  # seconds
 
 Index = VectorIndex | PostingsIndex
@@ -62,7 +67,8 @@ class Library:
     ) -> None:
         """Open a library folder, or make one.
 
-        methods: what a new library holds, or what to extend an old one by; default "segments".
+        methods: what a new library holds, or what to extend an old one by; default "segments" and
+        "compressed", of a segment model that no compressor is given for "segments" alone.
         model, compressor, sample_model: name or path of the segment model, of the model that
         compresses its vectors, and of the model of samples. fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
@@ -74,9 +80,9 @@ class Library:
         wanted = methods or self._fingerprinters
         self.catalog = Catalog(self.folder, create=create)
         held = self.catalog.methods()
-        self.methods = list(
-            dict.fromkeys([*held, *(wanted or () if held else wanted or DEFAULT_METHODS)])
-        )
+        if not wanted and not held:
+            wanted = default_methods(model, compressor)
+        self.methods = list(dict.fromkeys([*held, *(wanted or ())]))
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spolia.coarse import candidates, local_hits, rough_lines
+from spolia.coarse import candidates, local_hits, rough_lines, strongest
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.identify import match_landmarks, match_segments, merged, spacing, windows
@@ -93,8 +93,7 @@ class SegmentSearcher:
 
     def _hits(self, parts: list[Fingerprint]) -> list[Hits]:
         """Search all vectors of short parts with many neighbours, else a few of each second."""
-        k = N_NEIGHBOURS_SHORT if _are_short(parts) else N_NEIGHBOURS
-        strides = _strides(parts)
+        k, strides = _n_neighbours(parts), _strides(parts)
         vectors = [p.values[::stride] for p, stride in zip(parts, strides, strict=True)]
         times = [p.times[::stride] for p, stride in zip(parts, strides, strict=True)]
         return self.index.search_all(vectors, times, k)
@@ -147,14 +146,17 @@ class TwoStageSearcher(SegmentSearcher):
         found = self.index.search_all(
             [q.values for q in queries], [q.times for q in queries], N_RUN_NEIGHBOURS
         )
-        span = self.runs.hop_seconds
+        k, span = _n_neighbours(parts), self.runs.hop_seconds
         return [
-            local_hits(
-                part,
-                candidates(hits, span=span),
-                lambda number: self.stored(self.index.recording_ids[number]),
-                span=span,
-                stride=stride,
+            strongest(
+                local_hits(
+                    part,
+                    candidates(hits, span=span),
+                    lambda number: self.stored(self.index.recording_ids[number]),
+                    span=span,
+                    stride=stride,
+                ),
+                k,
             )
             for part, hits, stride in zip(parts, found, _strides(parts), strict=True)
         ]
@@ -162,6 +164,10 @@ class TwoStageSearcher(SegmentSearcher):
 
 def _are_short(parts: Sequence[Fingerprint]) -> bool:
     return max(map(len, parts), default=0) <= SHORT
+
+
+def _n_neighbours(parts: Sequence[Fingerprint]) -> int:
+    return N_NEIGHBOURS_SHORT if _are_short(parts) else N_NEIGHBOURS
 
 
 def _strides(parts: Sequence[Fingerprint]) -> list[int]:

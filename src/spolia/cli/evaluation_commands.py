@@ -10,6 +10,7 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    CompressorOption,
     CorpusOption,
     JsonOption,
     ModelOption,
@@ -44,7 +45,10 @@ EvaluationLibraryOption = Annotated[
 def evaluate_identify(
     corpus: CorpusOption,
     model: ModelOption = None,
-    method: Annotated[str, typer.Option(help="segments or landmarks.")] = "segments",
+    compressor: CompressorOption = None,
+    method: Annotated[
+        str, typer.Option(help="segments, compressed, compressed+segments or landmarks.")
+    ] = "segments",
     lengths: Annotated[str, typer.Option(help="Seconds, separated by commas.")] = "1,2,3,5,10",
     conditions: Annotated[
         str, typer.Option(help="Conditions, or sets of them: standard, hard, all; with commas.")
@@ -77,7 +81,15 @@ def evaluate_identify(
     )
     folder = library or cache_folder() / f"evaluate-{method}-{fold}"
     facts = _measure(
-        corpus, distractors or [], folder, plan, model, method, threads, calibrate, out
+        corpus,
+        distractors or [],
+        folder,
+        plan,
+        (model, compressor),
+        method,
+        threads,
+        calibrate,
+        out,
     )
     if as_json:
         typer.echo(json.dumps(facts))
@@ -92,7 +104,7 @@ def _measure(
     distractors: list[Path],
     folder: Path,
     plan: Plan,
-    model: str | None,
+    models: tuple[str | None, str | None],
     method: str,
     threads: int,
     calibrate: Path | None,
@@ -104,7 +116,9 @@ def _measure(
     from spolia.evaluation import identify, report, running
     from spolia.library import Library
 
-    with Library(folder, methods=[method], model=model, threads=threads) as opened:
+    model, compressor = models
+    options: dict[str, Any] = {"model": model, "compressor": compressor, "threads": threads}
+    with Library(folder, methods=method.split("+"), **options) as opened:
         evaluation = identify.Evaluation(corpus, opened, plan, distractors)
         with AddBar() as adding:
             evaluation.fill(adding.update)
@@ -120,7 +134,7 @@ def _measure(
             "method": method,
             "table": identify.summarise(outcomes, plan),
         }
-        n_entries = len(opened.index(method))
+        n_entries = len(opened.index(method.split("+")[-1]))
     if calibrate is not None:
         report.write_calibration(calibrate, outcomes, n_entries)
     if out is not None:

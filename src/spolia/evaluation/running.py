@@ -114,7 +114,7 @@ def _shared(
     arguments = (
         evaluation.corpus,
         library.folder,
-        library.model,
+        (library.model, library.compressor),
         evaluation.plan,
         evaluation.distractors,
         method,
@@ -142,7 +142,7 @@ _worker: tuple[Evaluation, str | None]
 def _open(
     corpus: Path,
     folder: Path,
-    model: str | None,
+    models: tuple[str | None, str | None],
     plan: Plan,
     distractors: list[Path],
     method: str | None,
@@ -150,7 +150,8 @@ def _open(
     """Open the library in a worker; an interrupt is the parent's to handle."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    library = Library(folder, create=False, model=model, threads=1)
+    model, compressor = models
+    library = Library(folder, create=False, model=model, compressor=compressor, threads=1)
     _worker = Evaluation(corpus, library, plan, distractors), method
 
 

@@ -9,6 +9,14 @@ METHODS = ("segments", "compressed", "landmarks", "samples")
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
+def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...]:
+    """Return what a new library holds: runs too, where a model of them belongs to the segments'."""
+    from spolia.encoders import DEFAULT_SEGMENT_MODEL
+
+    belong = compressor is not None or model in (None, DEFAULT_SEGMENT_MODEL)
+    return ("segments", "compressed") if belong else ("segments",)
+
+
 def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinter:
     """Return the fingerprinter of a method; ``model``: the name of its weights, or their path."""
     if method == "segments":
