@@ -135,17 +135,19 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
     assert one.landmarks
     assert names == [
         "landmarks",
-        "segments, flat",
-        "compressed-5s, flat",
-        "compressed-5s, flat, then segments",
+        "segments, sq8",
+        "compressed-5s, sq8",
+        "compressed-5s, sq8, by place",
+        "compressed-5s, sq8, then segments",
     ]
-    marks, segments, alone, both = rows
+    marks, segments, alone, placed, both = rows
     assert segments.n_vectors == 6_000
     assert alone.n_vectors * 7 < segments.n_vectors
     assert alone.bytes_per_hour * 7 < segments.bytes_per_hour
     assert {r.top1["5"].n for r in rows} == {6}
     assert segments.top1["5"].value >= 0.8
     assert both.top1["5"].value >= alone.top1["5"].value - 0.2
+    assert placed.top1["5"].value == placed.recall["5"]["1"] >= alone.top1["5"].value - 0.2
     assert both.near["5"].value == 1.0
     assert set(alone.recall["5"]) == {"1", "10", "60"}
     assert alone.recall["5"]["60"] >= alone.recall["5"]["1"]
@@ -245,7 +247,7 @@ def test_modelled_runs_make_the_index_larger_and_not_the_answers_worse(
     files = (None, (), (Path("mean.onnx"),), ())
     setting = Setting(corpus, tmp_path, *files, 4, 0, seed=3, threads=1, n_runs=3_000)
     short = amg_tables.Layout((5.0,), segments=False)
-    alone, both = measure(short, setting)
+    alone, _, both = measure(short, setting)
     assert alone.n_vectors == both.n_vectors == 3_000
     assert 600_000 > alone.bytes_per_hour > 3600 / (LONGEST * 0.5) * card.dim
     assert both.top1["5"].value == 1.0

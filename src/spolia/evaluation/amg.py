@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spolia.alignment import Line
-from spolia.coarse import candidates, recording_scores
+from spolia.coarse import Neighbourhood, candidates, recording_scores
 from spolia.evaluation.collection import Collection, gathered
 from spolia.evaluation.conditions import Query
 from spolia.evaluation.identify import NEAR, Evaluation
@@ -39,6 +39,7 @@ from spolia.store.kinds import Vectors, build, bytes_of, cosines
 from spolia.store.vectors import VectorIndex
 
 TIMED = 10  # queries of each length whose time is taken
+N_SUMMED = 10  # hits of each run that add up by recording, as published
 RECALLS = (1, 10, 60)  # candidates of the coarse stage
 
 Report = Callable[[int, int], None]
@@ -126,9 +127,11 @@ class Searching:
 
 
 class Runs:
-    """Runs alone, by the paper's rule: similarities add up for each recording, whatever the order.
+    """Runs alone: the recording, or the place in one, at which a query's runs agree most.
 
-    The query is cut into runs that do not overlap, at one phase.
+    By recording, as the paper's text has it, similarities of runs that do not overlap add up
+    whatever their order. By place, as its code has it and ``compressed`` search here, the order
+    counts; the query's runs are then those of two-stage search.
     """
 
     growth = 1.0
@@ -139,25 +142,32 @@ class Runs:
         runs: CompressedFingerprinter,
         index: VectorIndex,
         build_seconds: float,
-        k: int = N_RUN_NEIGHBOURS,
+        *,
+        by_place: bool = False,
     ) -> None:
-        self.name, self.runs, self.index, self.k = name, runs, index, k
+        self.name, self.runs, self.index = name, runs, index
+        self.by_place = by_place
         self.seconds, self.n_vectors = runs.hop_seconds, len(index)
         self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
 
     def answer(self, asked: Asked) -> Candidate | None:
-        """Return the recording with the largest sum."""
-        scores = recording_scores(self._hits(self.cut(asked.segments)))
-        if not scores:
+        """Return the recording with the largest sum, and the place where that has one."""
+        best, offset, score = -1, 0.0, 0.0
+        if self.by_place:
+            for place in self._places(asked)[:1]:
+                best, offset, score = place
+        else:
+            scores = recording_scores(self._hits(self.cut(asked.segments), N_SUMMED))
+            best = max(scores, key=lambda i: scores[i], default=-1)
+            score = scores.get(best, 0.0)
+        if best < 0:
             return None
-        best = max(scores, key=lambda i: scores[i])
-        line = Line(1.0, 0.0, 0.0, asked.length, scores[best], asked.length, 0.0)
+        line = Line(1.0, offset, 0.0, asked.length, score, asked.length, 0.0)
         return Candidate(self.index.recording_ids[best], line)
 
     def recalled(self, asked: Asked) -> list[str]:
         """Return recordings by the places where most runs agree, as two-stage search sees them."""
-        hits = self._hits(self.runs.derive_query(asked.segments))
-        places = candidates(hits, span=self.runs.hop_seconds)
+        places = self._places(asked)
         return list(dict.fromkeys(self.index.recording_ids[p.recording] for p in places))
 
     def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
@@ -173,8 +183,12 @@ class Runs:
         one = Fingerprint(segments.method, segments.model_id, times, values, segments.duration)
         return self.runs.derive(one)
 
-    def _hits(self, query: Fingerprint) -> Hits:
-        return self.index.search(query.values, query.times, self.k)
+    def _places(self, asked: Asked) -> list[Neighbourhood]:
+        hits = self._hits(self.runs.derive_query(asked.segments), N_RUN_NEIGHBOURS)
+        return candidates(hits, span=self.runs.hop_seconds)
+
+    def _hits(self, query: Fingerprint, k: int) -> Hits:
+        return self.index.search(query.values, query.times, k)
 
 
 class Landmarks:
@@ -250,8 +264,8 @@ class Bench:
 
     def compressed(
         self, runs: CompressedFingerprinter, made: Collection, seconds: float, kind: str = "flat"
-    ) -> tuple[Runs, Searching]:
-        """Return search by runs alone, and two-stage search, over one index of runs.
+    ) -> tuple[Runs, Runs, Searching]:
+        """Return runs alone by recording and by place, and two-stage search, over one index.
 
         made: as of :meth:`compress`, perhaps with modelled runs of further recordings.
         """
@@ -259,12 +273,13 @@ class Bench:
         name = f"{runs.compressor.card.name}, {kind}"
         places = self._vector_index(index, made.ids)
         alone = Runs(name, runs, places, seconds + built)
+        placed = Runs(f"{name}, by place", runs, places, seconds + built, by_place=True)
         searcher = TwoStageSearcher(
             self.segments, _derived(runs), places, self._stored, len(self.collection)
         )
         both = Searching(f"{name}, then segments", searcher, index, seconds + built)
         both.seconds = runs.hop_seconds
-        return alone, both
+        return alone, placed, both
 
     def measure(self, system: System, report: Report | None = None) -> Measured:
         """Let a system answer all queries."""

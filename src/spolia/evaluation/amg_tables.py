@@ -57,7 +57,7 @@ class Layout:
     """What a table compares."""
 
     lengths: tuple[float, ...]  # of queries, seconds
-    kinds: tuple[str, ...] = ("flat",)  # of index
+    kinds: tuple[str, ...] = ("sq8",)  # of index
     landmarks: bool = False
     segments: bool = True
     two_stages: bool = True
@@ -65,7 +65,7 @@ class Layout:
 
 LAYOUTS = {
     "1": Layout(LENGTHS, landmarks=True),
-    "2": Layout(LENGTHS, kinds=("flat", "ivf-pq")),
+    "2": Layout(LENGTHS, kinds=("sq8", "ivf-pq")),
     "3": Layout(SHORTER, segments=False, two_stages=False),
     "4": Layout(SHORTER, segments=False, two_stages=False),
     "index": Layout((30.0,), kinds=KINDS),
@@ -155,17 +155,16 @@ def _systems(
         made, seconds = bench.compress(runs)
         grown = enlarged(made, setting.n_runs, seed=setting.seed)
         for kind in layout.kinds:
-            alone, both = bench.compressed(runs, grown, seconds, kind)
-            alone.growth = both.growth = len(grown) / len(made)
-            yield alone
-            if layout.two_stages:
-                yield both
+            systems = bench.compressed(runs, grown, seconds, kind)
+            for system in systems if layout.two_stages else systems[:2]:
+                system.growth = len(grown) / len(made)
+                yield system
 
 
 def paper_figures(measured: Measured) -> dict[str, float]:
     """Return the paper's Top-1 by query length for the same system; empty if it has none."""
     name = measured.name.split(",")[0]
-    if "then segments" in measured.name:
+    if "then segments" in measured.name or "by place" in measured.name:
         return {}
     if name.removeprefix("amg-") in PAPER_BY_NAME:
         lengths, figures = SHORTER, PAPER_BY_NAME[name.removeprefix("amg-")]
