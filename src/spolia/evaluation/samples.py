@@ -222,6 +222,7 @@ def errors(outcome: SampleOutcome) -> dict[str, bool] | None:
         "tempo": abs(tempo_ratio / use.tempo_ratio - 1) <= IN_TIME,
         "count": len(first.occurrences) == len(use.occurrences),
         "part": first.part == use.part,
+        "named": first.part is not None,
     }
 
 
@@ -262,7 +263,7 @@ def summarise(outcomes: Sequence[SampleOutcome], threshold: float) -> dict[str, 
         level = float(np.quantile(free_top, 1 - share, method="higher")) if len(free_top) else 0.0
         table[f"hr1_at_{share:g}"] = asdict(_mean(first & (top > level)))
     known = [e for e in map(errors, right) if e is not None]
-    for key in ("start", "pitch", "tempo", "count", "part"):
+    for key in ("start", "pitch", "tempo", "count", "part", "named"):
         table[key] = asdict(_mean([e[key] for e in known]))
     shared = [v for v in map(overlap, right) if v is not None]
     table["iou"] = asdict(_mean(shared))
