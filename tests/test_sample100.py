@@ -246,7 +246,7 @@ def test_places_are_judged_as_far_as_they_are_marked(folder):
     assert is_near(said("T2", [4.0, 5.0, 6.0, 7.0])) is None
     assert overlap(said("T1", [2.0, 6.0, 4.0, 8.0])) == pytest.approx(0.5, abs=0.01)
     assert overlap(said("T2", [10.0, 12.0, 6.0, 8.0])) is None
-    assert errors(said("T1", [2.0, 6.0, 4.0, 8.0])) == {"tempo": True, "part": True}
+    assert errors(said("T1", [2.0, 6.0, 4.0, 8.0])) == {"tempo": True, "part": True, "named": True}
     assert errors(said("T2", [2.0, 6.0, 4.0, 8.0])) == {"tempo": False}
 
 

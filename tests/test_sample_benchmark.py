@@ -144,6 +144,8 @@ def test_errors_and_overlap_by_hand():
     assert overlap(right) == pytest.approx(3.94 / 4.0, abs=0.01)
     wrong = outcome(["a"], tempo_ratio=1.02, semitones=0.3, occurrences=[[4.1, 6.0, 10.0, 12.0]])
     assert not any(errors(wrong).values())
+    other = errors(outcome(["a"], tempo_ratio=1.0, semitones=0.0, part="bass"))
+    assert (other["part"], other["named"]) == (False, True)
     assert overlap(wrong) == pytest.approx(1.9 / 4.0, abs=0.01)
     assert errors(outcome(["b"], tempo_ratio=1.0, semitones=0.0)) is None
     assert overlap(outcome(["b"])) is None
@@ -233,10 +235,10 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
             return find(audio)
 
         journal = tmp_path / "journal.jsonl"
-        outcomes = evaluation.run(written, counted, journal)
+        evaluation.run(written, counted, journal)
         whole = journal.read_text()
         journal.write_text(whole[:-40])  # as a kill leaves it
-        evaluation.run(written, counted, journal)
+        outcomes = evaluation.run(written, counted, journal)
         assert len(journal.read_text().splitlines()) == len(whole.splitlines())
         again = evaluation.run(written, counted, journal)
         assert len(asked) == 6

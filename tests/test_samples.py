@@ -288,6 +288,7 @@ def test_a_buried_loop_is_found_with_its_spans_pitch_tempo_and_count(answer):
         assert occurrence.query_end == pytest.approx(start + LOOP, abs=0.2)
         assert occurrence.reference_start == pytest.approx(FIRST, abs=0.15)
     assert match.coverage == pytest.approx(4 * LOOP, abs=0.8)
+    assert match.part == "mix"
 
 
 def test_the_answer_in_json_is_as_the_contract_says(answer):
@@ -315,7 +316,9 @@ def test_a_track_that_samples_nothing_is_said_to(library):
 
 def test_people_read_what_was_sampled(answer):
     text = "\n".join(sample_lines(answer))
-    assert re.search(r"1\.wav: 4 times, varispeed; \+[45]\.\d % tempo, \+0\.[789] semitones", text)
+    assert re.search(
+        r"1\.wav: 4 times, varispeed; \+[45]\.\d % tempo, \+0\.[789] semitones; mix", text
+    )
     assert "0:04.0–" in text
 
 
@@ -333,7 +336,8 @@ def test_labels_hold_every_occurrence(answer, tmp_path):
     assert [float(r[2]) for r in layers] == pytest.approx([LOOP] * 4, abs=0.2)
     head, *rows = csv.reader(table(answer).splitlines())
     assert len(rows) == 4
-    assert dict(zip(head, rows[0], strict=True))["transformation"] == "varispeed"
+    first = dict(zip(head, rows[0], strict=True))
+    assert (first["transformation"], first["part"]) == ("varispeed", "mix")
     assert audacity(Samples("x", 1.0, 0.1, decided=False)) == ""
 
 
@@ -344,6 +348,7 @@ def test_a_catalogue_becomes_a_graph(answer, tmp_path):
     assert [n["name"] for n in graph["nodes"]] == ["new & old.wav", "other.wav", "1.wav"]
     (link,) = graph["links"]
     assert (link["source"], link["transformation"]) == (answer.query, "varispeed")
+    assert link["part"] == "mix"
     assert (link["target"], link["occurrences"]) == (answer.matches[0].recording.path, 4)
     write_graph(tmp_path / "who.graphml", [answer, other])
     root = ElementTree.parse(tmp_path / "who.graphml").getroot()
@@ -414,6 +419,7 @@ def test_the_page_stands_alone_and_lets_one_hear_both(answer, library, track, tm
     parsed.feed(page.read_text())
     assert "new & old.wav" in parsed.text
     assert "varispeed: 1.05" in parsed.text
+    assert " · mix · " in parsed.text
     kinds = [tag for tag, _ in parsed.sources]
     assert kinds.count("audio") == 2 * len(answer.matches)
     assert kinds.count("img") == len(answer.matches)

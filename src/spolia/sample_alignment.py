@@ -57,23 +57,32 @@ def levels(samples: Samples) -> Bands:
 
     samples: float32 at SAMPLE_RATE [shape=(n_samples,)]; row i is centred on i · FRAME seconds.
     """
+    power = powers(samples)
+    return standing_out(np.log(power + QUIET * power.mean(0) + 1e-6), SURROUND_BANDS)
+
+
+def powers(
+    samples: Samples, *, hop: int = HOP, lowest: float = LOWEST, n_bands: int = N_BANDS
+) -> Bands:
+    """Return the power of bands from ``lowest`` Hz up, a row every ``hop`` samples."""
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     padded = np.pad(samples.astype(np.float32), N_FFT // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
-    power = np.empty((len(frames), N_BANDS), np.float32)
-    left, share = _band_places()
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::hop]
+    power = np.empty((len(frames), n_bands), np.float32)
+    left, share = _band_places(lowest, n_bands)
     for start in range(0, len(frames), 2048):
         spectrum = np.fft.rfft(frames[start : start + 2048] * window)
         square = np.square(spectrum.real) + np.square(spectrum.imag)
         part = square[:, left] * (1 - share) + square[:, left + 1] * share
         power[start : start + 2048] = part
-    level = np.log(power + QUIET * power.mean(0) + 1e-6)
-    return standing_out(level, SURROUND_BANDS)
+    return power
 
 
-def _band_places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    steps = np.arange(N_BANDS) / (12 * BANDS_PER_SEMITONE)
-    place = LOWEST * 2.0**steps * N_FFT / SAMPLE_RATE
+def _band_places(
+    lowest: float, n_bands: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    steps = np.arange(n_bands) / (12 * BANDS_PER_SEMITONE)
+    place = lowest * 2.0**steps * N_FFT / SAMPLE_RATE
     left = np.minimum(np.floor(place).astype(np.int64), N_FFT // 2 - 1)
     return left, (place - left).astype(np.float32)
 

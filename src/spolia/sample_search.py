@@ -22,10 +22,12 @@ from spolia.sample_alignment import (
     find,
     levels,
 )
+from spolia.sample_parts import part_of
 from spolia.sample_tracing import REACH, Trace, polished, trace
 from spolia.samples import (
     Evidence,
     Nominee,
+    Part,
     SampleCalibration,
     SampleMatch,
     features,
@@ -39,6 +41,7 @@ PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
+AROUND = 2.0  # seconds of a recording around what is played that its part depends on
 KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
 
 Report = Callable[[int, int], None]
@@ -64,7 +67,7 @@ class SampleFinder:
         without: ids of recordings that are not looked for, such as the query's own.
         """
         self.without = set(without)
-        self.heard = levels(query.samples)
+        self.query, self.heard = query.samples, levels(query.samples)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
         self.nominees: list[Nominee] = []  # once they were searched
@@ -97,7 +100,7 @@ class SampleFinder:
                 e.score,
                 e.played.tempo,
                 e.played.semitones,
-                None,
+                self._part(e),
                 e.trace.occurrences,
                 tuple(features([e])[0].tolist()),
             )
@@ -160,6 +163,16 @@ class SampleFinder:
         )
         return played, replace(found, occurrences=tuple(moved))
 
+    def _part(self, evidence: Evidence) -> Part | None:
+        """Return the part of a recording that is heard; None where that is not sure."""
+        found = evidence.trace.occurrences
+        start = max(0.0, min(o.reference_start for o in found) - AROUND)
+        end = max(o.reference_end for o in found) + AROUND
+        sound = self._load(evidence.recording_id, start, end)
+        if sound is None:
+            return None
+        return part_of(self.query, sound.samples, found, evidence.played, origin=start)
+
     def _best_of_recordings(
         self, nominees: Sequence[Nominee], played: Iterable[Played | None]
     ) -> list[tuple[Nominee, Played]]:
@@ -179,14 +192,19 @@ class SampleFinder:
         return self._sound(number, float(first), float(np.ceil(end)))
 
     def _read(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
-        recording = self.recording(self.index.recording_ids[number])
+        sound = self._load(self.index.recording_ids[number], start, end)
+        return None if sound is None else (levels(sound.samples), start)
+
+    def _load(self, recording_id: str, start: float, end: float) -> Audio | None:
+        """Return a stretch of a recording; None where its file is gone or was changed."""
+        recording = self.recording(recording_id)
         if not is_unchanged(recording):
             return None
         try:
             sound = Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
         except AudioError:
             return None
-        return (levels(sound.samples), start) if len(sound) else None
+        return sound if len(sound) else None
 
 
 def _best_scores(nominees: Sequence[Nominee]) -> dict[int, float]:

@@ -93,8 +93,15 @@ def draw_style(rng: Rng) -> Style:
 
 def piece(rng: Rng, *, seconds: float = 30.0, sample_rate: int = 16000) -> Audio:
     """Return a piece of music, peak 0.9."""
+    mix = sum(stems(rng, seconds=seconds, sample_rate=sample_rate).values(), np.zeros(1))
+    mix = np.tanh(1.5 * mix / max(float(np.abs(mix).max()), 1e-9))
+    return Audio((0.9 * mix / max(float(np.abs(mix).max()), 1e-9)).astype(np.float32), sample_rate)
+
+
+def stems(rng: Rng, *, seconds: float, sample_rate: int = 16000) -> dict[str, Floats]:
+    """Return the drums, the bass and the harmony of a piece [shape=(n_samples,)] each."""
     style = draw_style(rng)
-    mix = np.zeros(round(seconds * sample_rate))
+    drums, bass, harmonic = (np.zeros(round(seconds * sample_rate)) for _ in range(3))
     step = 60.0 / style.tempo / 4
     chords = rng.integers(0, 7, size=4)
     motif = rng.integers(0, 8, size=STEPS)
@@ -107,12 +114,11 @@ def piece(rng: Rng, *, seconds: float = 30.0, sample_rate: int = 16000) -> Audio
         times: Floats = (bar * STEPS + np.arange(STEPS, dtype=np.float64)) * step
         times[1::2] += style.swing * step
         degree = int(chords[bar % 4])
-        _drums(mix, rng, style, times, sample_rate)
-        _bass(mix, rng, style, times, degree, sample_rate)
-        _chord(mix, rng, style, times, degree, sample_rate)
-        _melody(mix, rng, style, times, degree, motif, sample_rate)
-    mix = np.tanh(1.5 * mix / max(float(np.abs(mix).max()), 1e-9))
-    return Audio((0.9 * mix / max(float(np.abs(mix).max()), 1e-9)).astype(np.float32), sample_rate)
+        _drums(drums, rng, style, times, sample_rate)
+        _bass(bass, rng, style, times, degree, sample_rate)
+        _chord(harmonic, rng, style, times, degree, sample_rate)
+        _melody(harmonic, rng, style, times, degree, motif, sample_rate)
+    return {"drums": drums, "bass": bass, "harmonic": harmonic}
 
 
 def _pitch(style: Style, degree: int, octave: int) -> float:

@@ -27,7 +27,8 @@ LABELS = {
     "pitch": "pitch within 0.25 semitones, of right answers",
     "tempo": "tempo within 1 %, of right answers",
     "count": "number of occurrences exact, of right answers",
-    "part": "part, of right answers",
+    "part": "part (none named is wrong), of right answers",
+    "named": "a part is named, of right answers",
 }
 
 

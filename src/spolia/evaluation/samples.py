@@ -227,6 +227,7 @@ def errors(outcome: SampleOutcome) -> dict[str, bool] | None:
         right["tempo"] = any(abs(tempo_ratio / r - 1) <= IN_TIME for r in ratios)
     if parts:
         right["part"] = first.part in parts
+        right["named"] = first.part is not None
     if not any(u.by_ear for u in uses):
         right |= _occurrence_errors(outcome, first, uses)
     return right
@@ -288,7 +289,7 @@ def summarise(
         level = np.quantile(free_top, 1 - share, method="higher") if len(free_top) else None
         table[f"hr1_at_{share:g}"] = _mean([] if level is None else first & (top > level))
     known = [e for e in map(errors, right) if e is not None]
-    for key in ("start", "pitch", "tempo", "count", "part"):
+    for key in ("start", "pitch", "tempo", "count", "part", "named"):
         table[key] = _mean([e[key] for e in known if key in e])
     table["iou"] = _mean([v for v in map(overlap, right) if v is not None])
     table["seconds"] = float(np.median([o.seconds for o in outcomes])) if outcomes else None
