@@ -150,6 +150,11 @@ class Encoder(ModelFile):
         """Whether the model can undo changes of pitch and tempo."""
         return "frames" in {i.name for i in self._session.get_inputs()}
 
+    @cached_property
+    def has_nodes(self) -> bool:
+        """Whether the model gives node matrices beside vectors."""
+        return "nodes" in {o.name for o in self._session.get_outputs()}
+
     def n_frames(self, n_samples: int) -> int:
         """Return the number of frames of a waveform's spectrogram."""
         front = self.card.architecture["front_end"]
@@ -169,6 +174,25 @@ class Encoder(ModelFile):
         frames to read instead of all, at least as many as a segment has. Both only where
         :attr:`can_warp`.
         """
+        inputs = self._inputs(waveforms, semitones, frames)
+        return np.asarray(self._session.run(["vectors"], inputs)[0], np.float32)
+
+    def nodes(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what a classifier compares, float32 [shape=(n_batch, n_segments, n_nodes, d)].
+
+        waveforms: as of :meth:`encode`. Only where :attr:`has_nodes`.
+        """
+        if not self.has_nodes:
+            raise ModelError(f"{self.path} gives vectors alone; give a model with nodes")
+        inputs = self._inputs(waveforms, 0.0, None)
+        return np.asarray(self._session.run(["nodes"], inputs)[0], np.float32)
+
+    def _inputs(
+        self,
+        waveforms: npt.NDArray[np.float32],
+        semitones: float,
+        frames: npt.NDArray[np.float32] | None,
+    ) -> dict[str, Any]:
         inputs = {"waveform": np.ascontiguousarray(waveforms)}
         if self.can_warp:
             front = self.card.architecture["front_end"]
@@ -178,7 +202,7 @@ class Encoder(ModelFile):
             inputs["frames"] = everything if frames is None else frames
         elif semitones or frames is not None:
             raise ModelError(f"{self.path} cannot undo changes of pitch or tempo; give another")
-        return np.asarray(self._session.run(None, inputs)[0], np.float32)
+        return inputs
 
     def check(self) -> Vectors:
         """Return the vector of a fixed sound, float32 [shape=(dim,)]."""

@@ -21,6 +21,7 @@ from spolia.networks.architectures import build_encoder
 from spolia.networks.nafp import Nafp
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
 from spolia.networks.sample_encoder import SampleEncoder
+from spolia.networks.windows import WindowEncoder
 from spolia.training.initial import load_checkpoint
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
@@ -50,7 +51,7 @@ def _history(state: dict[str, Any], corpora: Sequence[Path]) -> dict[str, Any]:
 def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, Any]) -> ModelCard:
     """Write an encoder as ONNX with its card; the file appears whole or not at all."""
     proto = _to_onnx(model)
-    kind = "sample" if isinstance(model, SampleEncoder) else "segment"
+    kind = "sample" if isinstance(model, SampleEncoder | WindowEncoder) else "segment"
     card = ModelCard(
         id=f"{kind}-{_content_hash(model)}",
         kind=kind,
@@ -72,7 +73,7 @@ def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, A
 
 def _margin(model: Any) -> int:
     """Return the vectors at a block's ends that the running means beyond them reach."""
-    if isinstance(model, Nafp):
+    if isinstance(model, Nafp | WindowEncoder):
         return 0
     return -(-(model.standardise.n_frames // 2) // model.config.hop_frames)
 
@@ -196,19 +197,34 @@ def _to_onnx(model: Any) -> Any:
         )
         names += ["bands", "frames"]
         shapes += [{}, {0: _dim("n_frames", config.segment_frames)}]
+    has_nodes = isinstance(model, WindowEncoder)
     program = torch.onnx.export(
-        model,
+        WithNodes(model) if has_nodes else model,
         example,
         dynamo=True,
         opset_version=18,
         input_names=names,
-        output_names=["vectors"],
+        output_names=["vectors", "nodes"] if has_nodes else ["vectors"],
         dynamic_shapes=tuple(shapes),
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model_proto
+
+
+class WithNodes(torch.nn.Module):
+    """An encoder of windows that gives the nodes beside the vectors."""
+
+    def __init__(self, encoder: WindowEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, waveform: torch.Tensor, bands: torch.Tensor, frames: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map as ``WindowEncoder.forward``, to vectors and nodes."""
+        return self.encoder.with_nodes(self.encoder.spectrogram(waveform, bands, frames))
 
 
 def _dim(name: str, least: int) -> Any:
