@@ -30,13 +30,15 @@ from spolia.networks.graph_encoder import (
 from spolia.networks.resnet import InstanceBatchNorm, resnet
 from spolia.networks.sample_resnet import SampleResnet, SampleResnetConfig
 from spolia.training.caching import backward_in_chunks
+from spolia.training.classifying import ClassifierRecipe, build_classifier
 from spolia.training.export import export_encoder
 from spolia.training.losses import nt_xent
-from spolia.training.recipe import load_recipe
+from spolia.training.recipe import load_recipe, read_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 RECIPES = sorted((Path(__file__).parent.parent / "benchmarks/recipes/samples").glob("*.toml"))
+CLASSIFIERS = [path for path in RECIPES if path.stem.startswith("classifier-")]
 GRAPH = GraphEncoderConfig(
     channels=(8, 16, 16, 32),
     n_blocks=(1, 1, 1, 1),
@@ -129,7 +131,17 @@ def test_wrong_settings_are_named():
         CrossAttentionConfig(width=10)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda p: p.stem)
+def test_recipes_of_classifiers_fit_their_encoders(path):
+    recipe = read_recipe(path, ClassifierRecipe)
+    encoder = load_recipe(path.with_name(f"{Path(recipe.encoder).parent.name}.toml"))
+    network = build_encoder(encoder.architecture, encoder.model)
+    classifier = build_classifier(recipe.model, network.eval())
+    size = CrossAttentionConfig(**SIZES[recipe.model["size"]])
+    assert classifier.config == size
+
+
+@pytest.mark.parametrize("path", sorted({*RECIPES} - {*CLASSIFIERS}), ids=lambda p: p.stem)
 def test_recipes_build_what_they_name(path):
     recipe = load_recipe(path)
     network = build_encoder(recipe.architecture, recipe.model)

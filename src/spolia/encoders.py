@@ -34,7 +34,7 @@ class ModelCard:
     """What a model file says of itself."""
 
     id: str  # kind and the first 12 hex digits of the SHA-256 of architecture and weights
-    kind: str  # "segment", "compressed" or "sample"
+    kind: str  # "segment", "compressed", "sample" or "classifier"
     name: str  # the recipe's name
     sample_rate: int  # Hz of the waveform it takes
     segment: int  # samples that one vector sees
@@ -234,6 +234,30 @@ class Compressor(ModelFile):
         return np.asarray(self.compress(run[None], np.zeros((1, len(run)), bool))[0])
 
 
+class Classifier(ModelFile):
+    """A network from the nodes of two windows of another model to the logit that they share sound.
+
+    The model is the one that the card names as base; see :meth:`Encoder.nodes`.
+    """
+
+    def compare(self, queries: Vectors, candidates: Vectors) -> Vectors:
+        """Return a logit per pair, float32 [shape=(n_pairs,)].
+
+        queries, candidates: node matrices, float32 [shape=(n_pairs, n_nodes, d)].
+        """
+        inputs = {
+            "query": np.ascontiguousarray(queries, np.float32),
+            "candidate": np.ascontiguousarray(candidates, np.float32),
+        }
+        return np.asarray(self._session.run(["logits"], inputs)[0], np.float32)
+
+    def check(self) -> Vectors:
+        """Return the logits of fixed pairs, float32 [shape=(4,)]."""
+        shape = self.card.architecture["n_nodes"], self.card.architecture["dim_in"]
+        nodes = np.abs(check_run(5 * shape[0], shape[1])).reshape(5, *shape)
+        return self.compare(nodes[:4], nodes[1:])
+
+
 def shipped_models() -> list[str]:
     """Return the names of the models inside the package."""
     folder = resources.files("spolia") / "weights"
@@ -244,6 +268,7 @@ KINDS: dict[str, type[ModelFile]] = {
     "segment": Encoder,
     "compressed": Compressor,
     "sample": Encoder,
+    "classifier": Classifier,
 }
 
 
@@ -266,6 +291,17 @@ def open_encoder(
 def open_compressor(name: str, *, threads: int = 1) -> Compressor:
     """Open a compressing model, by name or path."""
     return _checked(Compressor(_path(name), threads=threads), "compressed")
+
+
+def open_classifier(name: str, encoder: Encoder) -> Classifier:
+    """Open a classifier of an encoder's nodes, by name or path; ModelError for another's."""
+    model = _checked(Classifier(_path(name)), "classifier")
+    if model.card.base != encoder.card.id:
+        raise ModelError(
+            f"{model.path} compares nodes of {model.card.base}, not of {encoder.card.id}; "
+            "give the classifier that was trained with the encoder"
+        )
+    return model
 
 
 def _must_exist(path: Path) -> None:
