@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("onnx", reason="needs the extra train")
 
 from fakes import tune
+from spolia.audio import Audio
 from spolia.encoders import Encoder
 from spolia.errors import ModelError, TrainingError
+from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.networks.architectures import build_encoder
 from spolia.networks.cross_attention import (
     SIZES,
@@ -20,6 +22,7 @@ from spolia.networks.cross_attention import (
     CrossAttentionConfig,
 )
 from spolia.networks.graph_encoder import (
+    DropPath,
     GraphBlock,
     GraphEncoder,
     GraphEncoderConfig,
@@ -78,9 +81,9 @@ def spectrogram():
 @pytest.mark.parametrize(
     ("architecture", "settings", "expected"),
     [
-        # published: 20,218,888 with 960 fewer in patches of 4 × 8, and 27,392 that do nothing
-        # beside a batch norm: biases before one, and a second norm of each sum
-        ("graph", {"size": "as-printed"}, 20_192_456),
+        # published: 20,218,888; 960 more in larger patches, and without 27,392 that do nothing
+        # beside a batch norm (biases before one, and a second norm of each sum)
+        ("graph", {"size": "as-printed"}, 20_218_888 + 960 - 27_392),
         ("graph", {"size": "as-printed", "graph": False}, 18_275_528),
         ("graph", {"size": "nano"}, 2_209_889),
         ("graph", {"size": "nano", "graph": False}, 1_970_273),
@@ -293,6 +296,16 @@ def test_dropped_neighbours_are_not_asked_but_the_nearest_always_is(points):
     assert torch.allclose(nothing_else, largest_rise(points, neighbours[:, :, :1]))
 
 
+def test_a_left_out_branch_leaves_the_expected_value():
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(4000, 2, 1, 1)
+    rows = drop.train()(x)[:, :, 0, 0]
+    assert torch.equal(rows[:, 0], rows[:, 1])
+    assert rows.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert float(rows.mean()) == pytest.approx(1.0, abs=0.05)
+    assert drop.eval()(x) is x
+
+
 def block(**settings):
     torch.manual_seed(0)
     config = GraphEncoderConfig(**{"n_neighbours": 3, **settings})
@@ -426,6 +439,11 @@ def test_a_model_file_gives_the_vectors_and_nodes_of_torch(kind, spectrogram, tm
     assert ((order[:, :, None] - order[:, None, :])[clear] > 0).all()
     assert np.abs(encoder.nodes(sound) - nodes).max() < 0.02 * np.abs(nodes).max()
     assert np.isfinite(encoder.encode(np.zeros((1, 80000), np.float32))).all()
+    long = np.tile(sound.reshape(1, -1), 3)[0]
+    whole = encoder.encode(long[None])[0]
+    blocks = SampleFingerprinter(encoder).fingerprint(Audio(long, 16000))
+    assert np.abs(blocks.values[: len(whole)] - whole[: len(blocks)]).max() < 1e-3
+    assert len(SampleFingerprinter(encoder).fingerprint_query(Audio(long[:32000], 16000))) == 1
 
 
 def test_a_model_without_nodes_says_so(tmp_path):
