@@ -48,6 +48,7 @@ class GraphEncoderConfig(WindowConfig):
     drop_path: float = 0.1  # of the last block's branches in training, rising from 0
     projected: int = 1024  # of a node, before pooling
     pooling: str = "mean"  # or "generalised", of what is positive
+    centred: bool = False  # a batch norm between pooling and head (Luo et al., CVPRW 2019)
     hidden: int = 4096  # of the head
 
     def __post_init__(self) -> None:
@@ -239,6 +240,7 @@ class GraphEncoder(WindowEncoder):
         self.project = nn.Conv2d(config.channels[-1], config.projected, 1)
         self.pool = GeneralisedMean() if config.pooling == "generalised" else None
         self.head = nn.Sequential(
+            nn.BatchNorm1d(config.projected) if config.centred else nn.Identity(),
             nn.Linear(config.projected, config.hidden),
             nn.ELU(),
             nn.Linear(config.hidden, config.dim),
