@@ -34,7 +34,7 @@ class ModelCard:
     """What a model file says of itself."""
 
     id: str  # kind and the first 12 hex digits of the SHA-256 of architecture and weights
-    kind: str  # "segment", "compressed" or "sample"
+    kind: str  # "segment", "compressed", "sample" or "classifier"
     name: str  # the recipe's name
     sample_rate: int  # Hz of the waveform it takes
     segment: int  # samples that one vector sees
@@ -150,6 +150,11 @@ class Encoder(ModelFile):
         """Whether the model can undo changes of pitch and tempo."""
         return "frames" in {i.name for i in self._session.get_inputs()}
 
+    @cached_property
+    def has_nodes(self) -> bool:
+        """Whether the model gives node matrices beside vectors."""
+        return "nodes" in {o.name for o in self._session.get_outputs()}
+
     def n_frames(self, n_samples: int) -> int:
         """Return the number of frames of a waveform's spectrogram."""
         front = self.card.architecture["front_end"]
@@ -169,6 +174,25 @@ class Encoder(ModelFile):
         frames to read instead of all, at least as many as a segment has. Both only where
         :attr:`can_warp`.
         """
+        inputs = self._inputs(waveforms, semitones, frames)
+        return np.asarray(self._session.run(["vectors"], inputs)[0], np.float32)
+
+    def nodes(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what a classifier compares, float32 [shape=(n_batch, n_segments, n_nodes, d)].
+
+        waveforms: as of :meth:`encode`. Only where :attr:`has_nodes`.
+        """
+        if not self.has_nodes:
+            raise ModelError(f"{self.path} gives vectors alone; give a model with nodes")
+        inputs = self._inputs(waveforms, 0.0, None)
+        return np.asarray(self._session.run(["nodes"], inputs)[0], np.float32)
+
+    def _inputs(
+        self,
+        waveforms: npt.NDArray[np.float32],
+        semitones: float,
+        frames: npt.NDArray[np.float32] | None,
+    ) -> dict[str, Any]:
         inputs = {"waveform": np.ascontiguousarray(waveforms)}
         if self.can_warp:
             front = self.card.architecture["front_end"]
@@ -178,7 +202,7 @@ class Encoder(ModelFile):
             inputs["frames"] = everything if frames is None else frames
         elif semitones or frames is not None:
             raise ModelError(f"{self.path} cannot undo changes of pitch or tempo; give another")
-        return np.asarray(self._session.run(None, inputs)[0], np.float32)
+        return inputs
 
     def check(self) -> Vectors:
         """Return the vector of a fixed sound, float32 [shape=(dim,)]."""
@@ -210,6 +234,30 @@ class Compressor(ModelFile):
         return np.asarray(self.compress(run[None], np.zeros((1, len(run)), bool))[0])
 
 
+class Classifier(ModelFile):
+    """A network from the nodes of two windows of another model to the logit that they share sound.
+
+    The model is the one that the card names as base; see :meth:`Encoder.nodes`.
+    """
+
+    def compare(self, queries: Vectors, candidates: Vectors) -> Vectors:
+        """Return a logit per pair, float32 [shape=(n_pairs,)].
+
+        queries, candidates: node matrices, float32 [shape=(n_pairs, n_nodes, d)].
+        """
+        inputs = {
+            "query": np.ascontiguousarray(queries, np.float32),
+            "candidate": np.ascontiguousarray(candidates, np.float32),
+        }
+        return np.asarray(self._session.run(["logits"], inputs)[0], np.float32)
+
+    def check(self) -> Vectors:
+        """Return the logits of fixed pairs, float32 [shape=(4,)]."""
+        shape = self.card.architecture["n_nodes"], self.card.architecture["dim_in"]
+        nodes = np.abs(check_run(5 * shape[0], shape[1])).reshape(5, *shape)
+        return self.compare(nodes[:4], nodes[1:])
+
+
 def shipped_models() -> list[str]:
     """Return the names of the models inside the package."""
     folder = resources.files("spolia") / "weights"
@@ -220,6 +268,7 @@ KINDS: dict[str, type[ModelFile]] = {
     "segment": Encoder,
     "compressed": Compressor,
     "sample": Encoder,
+    "classifier": Classifier,
 }
 
 
@@ -242,6 +291,17 @@ def open_encoder(
 def open_compressor(name: str, *, threads: int = 1) -> Compressor:
     """Open a compressing model, by name or path."""
     return _checked(Compressor(_path(name), threads=threads), "compressed")
+
+
+def open_classifier(name: str, encoder: Encoder) -> Classifier:
+    """Open a classifier of an encoder's nodes, by name or path; ModelError for another's."""
+    model = _checked(Classifier(_path(name)), "classifier")
+    if model.card.base != encoder.card.id:
+        raise ModelError(
+            f"{model.path} compares nodes of {model.card.base}, not of {encoder.card.id}; "
+            "give the classifier that was trained with the encoder"
+        )
+    return model
 
 
 def _must_exist(path: Path) -> None:

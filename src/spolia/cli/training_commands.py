@@ -23,6 +23,9 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 ExportOption = Annotated[
     Path | None, typer.Option(help="Write the model file here at the end.", show_default=False)
 ]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
+]
 StopOption = Annotated[
     float | None, typer.Option(help="Stop after this many minutes.", show_default=False)
 ]
@@ -34,9 +37,7 @@ def train_fingerprint(
     corpus: CorporaOption,
     run: RunOption = Path("runs"),
     device: DeviceOption = "cpu",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for decoded audio.", show_default=False)
-    ] = None,
+    cache: CacheOption = None,
     export: ExportOption = None,
     stop_after: StopOption = None,
     threads: ThreadsOption = N_CORES,
@@ -106,6 +107,39 @@ def train_embedding(
         from spolia.training.export import export_embedding
 
         _echo_model(export, export_embedding(checkpoint, export, corpora=corpus))
+
+
+@train_app.command("classifier")
+def train_classifier(
+    recipe: RecipeArgument,
+    corpus: CorporaOption,
+    run: RunOption = Path("runs"),
+    device: DeviceOption = "cpu",
+    cache: CacheOption = None,
+    export: ExportOption = None,
+    stop_after: StopOption = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Train a classifier of samples on a frozen encoder; run it again to continue."""
+    from spolia.cli.output import Bar
+
+    with _needs_train():
+        from spolia.training import classifying
+        from spolia.training.recipe import read_recipe
+    loaded = read_recipe(recipe, classifying.ClassifierRecipe)
+    options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
+    with Bar("training") as bar:
+
+        def report(entry: dict[str, float]) -> None:
+            note = f"loss {entry['loss']:.3f}, {entry['pairs_per_second']:.0f} pairs/s"
+            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+
+        checkpoint = classifying.train_classifier(loaded, options, report)
+    typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        from spolia.training.export import export_classifier
+
+        _echo_model(export, export_classifier(checkpoint, export, corpora=corpus))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ faster than its own STFT); a test holds the two within 1e-4.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,32 @@ class FrontEndConfig:
     bands_per_octave: int = 18  # a semitone is 1.5 bands
     f_min: float = 170.0  # Hz, centre of the lowest band
     floor: float = 1e-9  # power that counts as silence; a full-scale sine has 0.25
+
+
+class Windowing(ABC):
+    """Sizes in samples of what a config states in frames."""
+
+    front_end: FrontEndConfig
+
+    @property
+    @abstractmethod
+    def segment_frames(self) -> int:
+        """Frames that one vector sees."""
+
+    @property
+    @abstractmethod
+    def hop_frames(self) -> int:
+        """Frames between vectors."""
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples that one vector sees."""
+        return (self.segment_frames - 1) * self.front_end.hop_length + self.front_end.n_fft
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between vectors."""
+        return self.hop_frames * self.front_end.hop_length
 
 
 def band_centres(config: FrontEndConfig) -> Tensor:
@@ -180,3 +207,41 @@ class LocalStandardisation(nn.Module):
         mean, square = moments[:, :1], moments[:, 1:]
         deviation = (square - mean.square()).clamp(min=0.0).sqrt()
         return (centred - mean) / (deviation + self.softening)
+
+
+class LogBandEncoder(nn.Module, ABC):
+    """A network from the log-frequency spectrogram to vectors, which also takes waveforms."""
+
+    def __init__(self, front_end: FrontEndConfig) -> None:
+        super().__init__()
+        self.log_bands = LogBands(front_end)
+
+    @abstractmethod
+    def embed(self, log_power: Tensor) -> Tensor:
+        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_vectors, dim).
+
+        n_vectors = 1 + (n_frames − segment_frames) // hop_frames. Silence yields finite vectors.
+        """
+
+    def forward(
+        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
+    ) -> Tensor:
+        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_vectors, dim).
+
+        bands, frames: as of :meth:`spectrogram`.
+        """
+        return self.embed(self.spectrogram(waveform, bands, frames))
+
+    def spectrogram(
+        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
+    ) -> Tensor:
+        """Return the log power of a waveform [shape=(n_batch, n_bands, n_frames)].
+
+        bands, frames: where to read the spectrogram, as fractional numbers of its bands and frames,
+        float32 [shape=(n_bands,)] and [shape=(n,)]. Other places than 0, 1, 2, … undo a change of
+        pitch (a shift of the bands) or of tempo (a stretch of the frames).
+        """
+        log_power: Tensor = self.log_bands(waveform)
+        if bands is not None and frames is not None:
+            log_power = resampled(resampled(log_power, bands, 1), frames, 2)
+        return log_power

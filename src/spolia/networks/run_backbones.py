@@ -16,67 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class Conv(nn.Sequential):
-    """Convolution without bias, batch norm and, unless ``active`` is None, an activation."""
-
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        active: type[nn.Module] | None = nn.ReLU,
-    ) -> None:
-        convolution = nn.Conv2d(
-            n_in, n_out, size, stride, padding=size // 2, groups=groups, bias=False
-        )
-        super().__init__(
-            convolution, nn.BatchNorm2d(n_out), *([active(inplace=True)] if active else [])
-        )
-
-
-class Residual(nn.Module):
-    """A residual block of two convolutions, or of three around a bottleneck (He et al. 2016)."""
-
-    def __init__(self, n_in: int, width: int, *, stride: int, bottleneck: bool) -> None:
-        super().__init__()
-        self.n_out = 4 * width if bottleneck else width
-        self.body = (
-            nn.Sequential(
-                Conv(n_in, width, 1),
-                Conv(width, width, 3, stride=stride),
-                Conv(width, self.n_out, 1, active=None),
-            )
-            if bottleneck
-            else nn.Sequential(
-                Conv(n_in, width, 3, stride=stride), Conv(width, width, 3, active=None)
-            )
-        )
-        same = stride == 1 and n_in == self.n_out
-        self.short = (
-            nn.Identity() if same else Conv(n_in, self.n_out, 1, stride=stride, active=None)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, n_in, H, W) to (B, n_out, H / stride, W / stride)."""
-        return F.relu(self.body(x) + self.short(x))
-
-
-def resnet(blocks: tuple[int, ...], *, bottleneck: bool) -> tuple[nn.Sequential, int]:
-    """Return the features of a residual network and their number (He et al. 2016, table 1)."""
-    layers: list[nn.Module] = [Conv(1, 64, 7, stride=2), nn.MaxPool2d(3, 2, padding=1)]
-    n = 64
-    for stage, depth in enumerate(blocks):
-        for i in range(depth):
-            block = Residual(
-                n, 64 << stage, stride=2 if stage and not i else 1, bottleneck=bottleneck
-            )
-            layers.append(block)
-            n = block.n_out
-    return nn.Sequential(*layers), n
+from spolia.networks.resnet import Conv, resnet
 
 
 class Dense(nn.Module):

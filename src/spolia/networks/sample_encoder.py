@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spolia.networks.front_end import FrontEndConfig, LogBands, resampled
+from spolia.networks.front_end import FrontEndConfig, LogBandEncoder, Windowing
 from spolia.networks.segment_encoder import strided_trunk, unit_norm
 
 
@@ -32,7 +32,7 @@ class SampleFrontEnd(FrontEndConfig):
 
 
 @dataclass(frozen=True)
-class SampleEncoderConfig:
+class SampleEncoderConfig(Windowing):
     """Shape of the encoder."""
 
     front_end: SampleFrontEnd = field(default_factory=SampleFrontEnd)
@@ -51,17 +51,6 @@ class SampleEncoderConfig:
     def segment_frames(self) -> int:
         """Frames that one window sees."""
         return 2 * self.hop_frames - 1 + (self.columns - 1) * self.hop_frames
-
-    @property
-    def segment_samples(self) -> int:
-        """Samples that one window sees."""
-        front = self.front_end
-        return (self.segment_frames - 1) * front.hop_length + front.n_fft
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples between windows."""
-        return self.hop_frames * self.front_end.hop_length
 
 
 class BandStandardisation(nn.Module):
@@ -89,13 +78,12 @@ class BandStandardisation(nn.Module):
         return F.avg_pool1d(x, self.n_frames, 1, half, count_include_pad=False)
 
 
-class SampleEncoder(nn.Module):
+class SampleEncoder(LogBandEncoder):
     """Waveform → one unit vector per window, one window every half second."""
 
     def __init__(self, config: SampleEncoderConfig) -> None:
-        super().__init__()
+        super().__init__(config.front_end)
         self.config = config
-        self.log_bands = LogBands(config.front_end)
         self.standardise = BandStandardisation(config.segment_frames)
         self.trunk = strided_trunk(config.channels, config.n_blocks)
         n_in = config.channels[-1]
@@ -116,25 +104,10 @@ class SampleEncoder(nn.Module):
         )
 
     def embed(self, log_power: Tensor) -> Tensor:
-        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim).
-
-        n_windows = 1 + (n_frames − segment_frames) // hop_frames. Silence yields finite vectors.
-        """
+        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim)."""
         x = self.standardise(log_power)[:, None]
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.columns(self.trunk(x))[:, :, 0].float()  # (B, hidden, columns)
         pooled = F.avg_pool1d(x.clamp(min=1e-4).pow(self.power), self.config.columns - 2, 1)
         x = self.head(pooled.pow(1.0 / self.power))
         return unit_norm(x.transpose(1, 2))
-
-    def forward(
-        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
-    ) -> Tensor:
-        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_windows, dim).
-
-        bands, frames: as of :meth:`spolia.networks.segment_encoder.SegmentEncoder.forward`.
-        """
-        log_power = self.log_bands(waveform)
-        if bands is not None and frames is not None:
-            log_power = resampled(resampled(log_power, bands, 1), frames, 2)
-        return self.embed(log_power)

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from spolia.networks.front_end import (
     FrontEndConfig,
     LocalStandardisation,
-    LogBands,
-    resampled,
+    LogBandEncoder,
+    Windowing,
 )
 
 
 @dataclass(frozen=True)
-class SegmentEncoderConfig:
+class SegmentEncoderConfig(Windowing):
     """Shape of the encoder."""
 
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
@@ -43,17 +43,6 @@ class SegmentEncoderConfig:
     def hop_frames(self) -> int:
         """Frames between vectors: 2^n."""
         return int(2 ** len(self.channels))
-
-    @property
-    def segment_samples(self) -> int:
-        """Samples that one vector sees."""
-        front = self.front_end
-        return (self.segment_frames - 1) * front.hop_length + front.n_fft
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples between vectors."""
-        return self.hop_frames * self.front_end.hop_length
 
 
 class DownBlock(nn.Module):
@@ -96,13 +85,12 @@ def strided_trunk(channels: tuple[int, ...], n_blocks: tuple[int, ...]) -> nn.Se
     return nn.Sequential(*layers)
 
 
-class SegmentEncoder(nn.Module):
+class SegmentEncoder(LogBandEncoder):
     """Waveform → one unit vector per segment, one segment every half second."""
 
     def __init__(self, config: SegmentEncoderConfig) -> None:
-        super().__init__()
+        super().__init__(config.front_end)
         self.config = config
-        self.log_bands = LogBands(config.front_end)
         self.standardise = LocalStandardisation(config.segment_frames)
         self.trunk = strided_trunk(config.channels, config.n_blocks)
         n_in = config.channels[-1]
@@ -115,29 +103,11 @@ class SegmentEncoder(nn.Module):
         )
 
     def embed(self, log_power: Tensor) -> Tensor:
-        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_segments, dim).
-
-        n_segments = 1 + (n_frames − segment_frames) // hop_frames. Constant input, as silence
-        gives, yields finite vectors.
-        """
+        """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_segments, dim)."""
         x = self.standardise(log_power)[:, None]  # (B, 1, n_bands, n_frames)
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.head(self.trunk(x))  # (B, dim, 1, n_segments)
         return unit_norm(x[:, :, 0].transpose(1, 2).float())
-
-    def forward(
-        self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
-    ) -> Tensor:
-        """Map a waveform (n_batch, n_samples) to unit vectors (n_batch, n_segments, dim).
-
-        bands, frames: where to read the spectrogram, as fractional numbers of its bands and frames,
-        float32 [shape=(n_bands,)] and [shape=(n,)]. Other places than 0, 1, 2, … undo a change of
-        pitch (a shift of the bands) or of tempo (a stretch of the frames).
-        """
-        log_power = self.log_bands(waveform)
-        if bands is not None and frames is not None:
-            log_power = resampled(resampled(log_power, bands, 1), frames, 2)
-        return self.embed(log_power)
 
 
 def unit_norm(x: Tensor) -> Tensor:

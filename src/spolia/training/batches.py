@@ -169,10 +169,15 @@ class BatchMaker:
 
     def spectrogram(self, starts: Tensor) -> Tensor:
         """Return anchors' log power [shape=(n, n_bands, n_frames)] of windows that begin there."""
+        return self.log_bands(
+            self._cut(self.tracks, self.anchor_starts(starts), self.geometry.anchor)
+        )
+
+    def anchor_starts(self, starts: Tensor) -> Tensor:
+        """Return the first samples of anchors in the middle of windows that begin there."""
         geometry = self.geometry
-        first = starts + geometry.context + geometry.shift
         lead = (geometry.source - geometry.anchor) // 2
-        return self.log_bands(self._cut(self.tracks, first + lead, geometry.anchor))
+        return starts + geometry.context + geometry.shift + lead
 
     def draw_places(self, rng: torch.Generator, *, all_groups: bool = False) -> Places:
         """Draw a place in each of a batch's groups, or in each group there is."""

@@ -24,14 +24,14 @@ def backward_in_chunks(
     """Add the gradients of ``loss_of(embed(rows))`` to the model's, ``chunk`` rows at a time.
 
     Returns the loss, detached. Batch norms see a chunk, not the whole batch; their running
-    statistics are updated once per chunk.
+    statistics are updated once per chunk. What drops out, drops out of both passes.
     """
     pieces = rows.split(chunk)
     if len(pieces) == 1:
         loss = loss_of(embed(rows))
         loss.backward()
         return loss.detach()
-    with torch.no_grad(), frozen_statistics(model):
+    with torch.no_grad(), frozen_statistics(model), torch.random.fork_rng():
         vectors = torch.cat([embed(piece) for piece in pieces])
     vectors = vectors.detach().requires_grad_()
     loss = loss_of(vectors)

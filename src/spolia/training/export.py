@@ -17,11 +17,13 @@ import spolia
 from spolia.corpus import read_manifests, trainable
 from spolia.encoders import ModelCard, open_encoder, open_model, read_card
 from spolia.errors import MissingDependency
-from spolia.networks.architectures import build_encoder
+from spolia.networks.cross_attention import CrossAttentionClassifier
 from spolia.networks.nafp import Nafp
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
 from spolia.networks.sample_encoder import SampleEncoder
-from spolia.training.initial import load_checkpoint
+from spolia.networks.windows import WindowEncoder
+from spolia.training.classifying import build_classifier, load_encoder
+from spolia.training.initial import load_checkpoint, network_of
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
 
@@ -29,11 +31,9 @@ HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
 def export_checkpoint(checkpoint: Path, target: Path, *, corpora: Sequence[Path] = ()) -> ModelCard:
     """Write a checkpoint's averaged weights as a model file and return its card."""
     state = load_checkpoint(checkpoint)
-    recipe = state["recipe"]
-    model = build_encoder(recipe["architecture"], recipe["model"])
-    model.load_state_dict(state["average"])
     training = _history(state, corpora)
-    return export_encoder(model.eval(), target, name=recipe["name"], training=training)
+    model = network_of(state).eval()
+    return export_encoder(model, target, name=state["recipe"]["name"], training=training)
 
 
 def _history(state: dict[str, Any], corpora: Sequence[Path]) -> dict[str, Any]:
@@ -50,10 +50,9 @@ def _history(state: dict[str, Any], corpora: Sequence[Path]) -> dict[str, Any]:
 def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, Any]) -> ModelCard:
     """Write an encoder as ONNX with its card; the file appears whole or not at all."""
     proto = _to_onnx(model)
-    kind = "sample" if isinstance(model, SampleEncoder) else "segment"
     card = ModelCard(
-        id=f"{kind}-{_content_hash(model)}",
-        kind=kind,
+        id=encoder_id(model),
+        kind=_kind(model),
         name=name,
         sample_rate=model.config.front_end.sample_rate,
         segment=model.config.segment_samples,
@@ -70,9 +69,18 @@ def export_encoder(model: Any, target: Path, *, name: str, training: dict[str, A
     return _checked(target)
 
 
+def encoder_id(model: Any) -> str:
+    """Return the id of an encoder's model file: its kind and the hash of what it is."""
+    return f"{_kind(model)}-{_content_hash(model)}"
+
+
+def _kind(model: Any) -> str:
+    return "sample" if isinstance(model, SampleEncoder | WindowEncoder) else "segment"
+
+
 def _margin(model: Any) -> int:
     """Return the vectors at a block's ends that the running means beyond them reach."""
-    if isinstance(model, Nafp):
+    if isinstance(model, Nafp | WindowEncoder):
         return 0
     return -(-(model.standardise.n_frames // 2) // model.config.hop_frames)
 
@@ -126,6 +134,58 @@ def export_run_encoder(
     return _checked(target)
 
 
+def export_classifier(checkpoint: Path, target: Path, *, corpora: Sequence[Path] = ()) -> ModelCard:
+    """Write a checkpoint of a classifier as a model file and return its card."""
+    state = load_checkpoint(checkpoint)
+    recipe = state["recipe"]
+    encoder = load_encoder(recipe["encoder"])
+    model = build_classifier(recipe["model"], encoder).eval()
+    model.load_state_dict(state["model"])
+    proto = _pairs_to_onnx(model)
+    config = encoder.config
+    card = ModelCard(
+        id=f"classifier-{_content_hash(model)}",
+        kind="classifier",
+        name=recipe["name"],
+        sample_rate=config.front_end.sample_rate,
+        segment=config.segment_samples,
+        hop=config.hop_samples,
+        margin=0,
+        dim=1,
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        architecture=json.loads(json.dumps(asdict(model.config))),
+        training=_history(state, corpora),
+        base=encoder_id(encoder),
+    )
+    write_card(proto, card)
+    _save(proto, target)
+    return _checked(target)
+
+
+def _pairs_to_onnx(model: CrossAttentionClassifier) -> Any:
+    _onnx()
+    shape = 2, model.config.n_nodes, model.config.dim_in
+    n_pairs = torch.export.Dim("n_pairs")
+    return _proto(
+        torch.onnx.export(
+            model,
+            (torch.zeros(shape), torch.zeros(shape)),
+            dynamo=True,
+            opset_version=18,
+            input_names=["query", "candidate"],
+            output_names=["logits"],
+            dynamic_shapes=({0: n_pairs}, {0: n_pairs}),
+            verbose=False,
+        )
+    )
+
+
+def _proto(program: Any) -> Any:
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    return program.model_proto
+
+
 def _checked(target: Path) -> ModelCard:
     """Put the self-check vector into a model file's card."""
     check = open_model(str(target)).check()
@@ -149,9 +209,7 @@ def _runs_to_onnx(model: RunEncoder) -> Any:
         dynamic_shapes=({0: n_runs, 1: n_vectors}, {0: n_runs, 1: n_vectors}),
         verbose=False,
     )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    return program.model_proto
+    return _proto(program)
 
 
 def _quantised(proto: Any) -> Any:
@@ -196,19 +254,32 @@ def _to_onnx(model: Any) -> Any:
         )
         names += ["bands", "frames"]
         shapes += [{}, {0: _dim("n_frames", config.segment_frames)}]
+    has_nodes = isinstance(model, WindowEncoder)
     program = torch.onnx.export(
-        model,
+        WithNodes(model) if has_nodes else model,
         example,
         dynamo=True,
         opset_version=18,
         input_names=names,
-        output_names=["vectors"],
+        output_names=["vectors", "nodes"] if has_nodes else ["vectors"],
         dynamic_shapes=tuple(shapes),
         verbose=False,
     )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    return program.model_proto
+    return _proto(program)
+
+
+class WithNodes(torch.nn.Module):
+    """An encoder of windows that gives the nodes beside the vectors."""
+
+    def __init__(self, encoder: WindowEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, waveform: torch.Tensor, bands: torch.Tensor, frames: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map as ``WindowEncoder.forward``, to vectors and nodes."""
+        return self.encoder.with_nodes(self.encoder.spectrogram(waveform, bands, frames))
 
 
 def _dim(name: str, least: int) -> Any:

@@ -147,6 +147,7 @@ class Run(ResumableRun):
                 self.step, optimiser.steps, optimiser.warmup, optimiser.learning_rate
             )
         self.model.train()
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # of what drops out
         mixed = optimiser.mixed_precision and has_fast_bfloat16(self.device)
 
         def embed(rows: Tensor) -> Tensor:

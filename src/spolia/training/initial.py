@@ -21,6 +21,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
+def network_of(state: dict[str, Any]) -> Any:
+    """Return the encoder of a checkpoint, as :func:`load_checkpoint` reads it, averaged weights."""
+    recipe = state["recipe"]
+    model = build_encoder(recipe["architecture"], recipe["model"])
+    model.load_state_dict(state["average"])
+    return model
+
+
 def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None:
     """Put the weights that a recipe names into ``model``.
 
@@ -40,11 +48,7 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
 def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
     """Return a trained network; source and example as of :func:`load_initial`."""
     if source.endswith(".pt"):
-        state = load_checkpoint(Path(source))
-        recipe = state["recipe"]
-        model = build_encoder(recipe["architecture"], recipe["model"])
-        model.load_state_dict(state["average"])
-        return model
+        return network_of(load_checkpoint(Path(source)))
     encoder = open_encoder(source)
     model = build_encoder("segment", encoder.card.architecture)
     unfold(model, encoder, example())

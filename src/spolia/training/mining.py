@@ -72,17 +72,23 @@ def _picked(mined: Places, drawn: Places, chosen: Tensor) -> Places:
 
 
 @torch.no_grad()
+def embedded(
+    network: Any, batches: BatchMaker, n_places: int, *, seed: int
+) -> tuple[Places, Tensor]:
+    """Draw ``n_places`` of every group; return them and their vectors [shape=(n, dim)]."""
+    rng = torch.Generator(device=batches.device).manual_seed(seed)
+    drawn = [batches.draw_places(rng, all_groups=True) for _ in range(n_places)]
+    places = Places(*(torch.cat(of) for of in zip(*drawn, strict=True)))
+    vectors = [
+        network.embed(batches.spectrogram(starts)).mean(1) for starts in places.starts.split(CHUNK)
+    ]
+    return places, torch.cat(vectors)
+
+
+@torch.no_grad()
 def mine(network: Any, batches: BatchMaker, config: MiningConfig, *, seed: int) -> Neighbours:
     """Embed ``n_places`` of every group with a frozen network and find each one's neighbours."""
-    rng = torch.Generator(device=batches.device).manual_seed(seed)
-    drawn = [batches.draw_places(rng, all_groups=True) for _ in range(config.n_places)]
-    places = Places(*(torch.cat(of) for of in zip(*drawn, strict=True)))
-    vectors = torch.cat(
-        [
-            network.embed(batches.spectrogram(starts)).mean(1)
-            for starts in places.starts.split(CHUNK)
-        ]
-    )
+    places, vectors = embedded(network, batches, config.n_places, seed=seed)
     nearest = []
     for some, groups in zip(vectors.split(CHUNK), places.groups.split(CHUNK), strict=True):
         similarity = some @ vectors.T

@@ -93,8 +93,8 @@ class Recipe:
     """One training run of a fingerprint encoder."""
 
     name: str
-    architecture: str = "segment"  # or "nafp", "sample"
-    model: dict[str, Any] = field(default_factory=dict)  # overrides of the architecture's config
+    architecture: str = "segment"  # or "nafp", "sample", "graph", "sample-resnet"
+    model: dict[str, Any] = field(default_factory=dict)  # size, and overrides of the config
     seed: int = 0
     initial: str = ""  # weights to start from: a checkpoint, a model file or a shipped model
     data: DataConfig = field(default_factory=DataConfig)
