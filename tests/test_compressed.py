@@ -236,3 +236,36 @@ def test_only_the_strongest_hits_of_each_query_vector_are_kept():
         found = np.sort(kept.scores[kept.query_times == time])[::-1]
         assert np.array_equal(found, expected)
     assert len(strongest(NO_HITS, 3)) == 0
+
+
+def test_runs_are_added_to_a_library_of_segments_without_decoding(tmp_path, monkeypatch):
+    from spolia import ingest
+
+    segments, compressor = BandEnergies(), MeanCompressor()
+    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    runs = CompressedFingerprinter(segments, compressor)
+    for number in range(3):
+        write_wav(tmp_path / f"{number}.wav", tune(number))
+    files = sorted(tmp_path.glob("*.wav"))
+    with Library(tmp_path / "library", fingerprinters=[segments]) as library:
+        library.add(files)
+        before = [library.catalog.sequence(r.id, "segments").values for r in library]
+    decoded = []
+    stream = ingest.stream
+    monkeypatch.setattr(ingest, "stream", lambda p, **of: decoded.append(p) or stream(p, **of))
+    with Library(
+        tmp_path / "library", fingerprinters=[segments, runs], methods=("segments", "compressed")
+    ) as library:
+        write_wav(files[2], tune(7))  # changed since: all of it anew
+        report = library.add(files)
+        assert (report.updated, report.added, report.unchanged) == (3, 0, 0)
+        assert decoded == [files[2]]
+        after = [library.catalog.sequence(r.id, "segments").values for r in library]
+        assert [np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == [1, 1, 0]
+        assert [r.duration for r in library] == [pytest.approx(tune(0).duration)] * 3
+        for recording in library:
+            stored = library.catalog.fingerprint(recording.id, "segments")
+            made = library.catalog.fingerprint(recording.id, "compressed").values
+            assert (runs.derive(stored).values * made).sum(1).min() > 0.999
+        assert library.add(files).unchanged == 3
+        assert library.verify() == []

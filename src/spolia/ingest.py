@@ -49,7 +49,7 @@ class AddReport:
     """What an ``add`` did."""
 
     added: int = 0
-    updated: int = 0  # had changed since they were added
+    updated: int = 0  # had changed since they were added, or lacked a method
     unchanged: int = 0  # same size and time of modification: skipped
     failed: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
     seconds_of_audio: float = 0.0  # of added and updated files
@@ -125,7 +125,7 @@ class _Ingest:
         self.catalog, self.fingerprinters = catalog, fingerprinters
         self.report = AddReport()
         self.known = {recording.id: recording for recording in catalog.recordings()}
-        self.complete = catalog.complete([f.method for f in fingerprinters])
+        self.holding = {f.method: catalog.complete([f.method]) for f in fingerprinters}
         self.stopped = threading.Event()
 
     def unreadable(self, error: OSError) -> None:
@@ -140,11 +140,18 @@ class _Ingest:
         pending: dict[Future[Analysis], Path] = {}
         try:
             for path in files:
-                if self._is_unchanged(path):
+                held = self._unchanged(path)
+                missing = self._missing(held)
+                if held and not missing:
                     self.report.unchanged += 1
                     yield path, None
                     continue
-                pending[pool.submit(analyse, path, self.fingerprinters, self.stopped)] = path
+                if held:
+                    stored = self._stored(held, missing)
+                    task = pool.submit(extended, path, held, missing, stored, self.stopped)
+                else:
+                    task = pool.submit(analyse, path, missing, self.stopped)
+                pending[task] = path
                 if len(pending) == threads * IN_FLIGHT:
                     yield from self._finished(pending)
             while pending:
@@ -153,15 +160,24 @@ class _Ingest:
             self.stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _is_unchanged(self, path: Path) -> bool:
+    def _unchanged(self, path: Path) -> Recording | None:
+        """Return the recording that was made from a file as it is now."""
         held = self.known.get(recording_id(path))
-        if held is None or held.id not in self.complete:
-            return False
         try:
-            status = path.stat()
+            return held if held and held.is_made_from(path.stat()) else None
         except OSError:
-            return False
-        return held.is_made_from(status)
+            return None
+
+    def _missing(self, held: Recording | None) -> list[Fingerprinter]:
+        """Return what is still to be made of a recording; everything of an unknown one."""
+        made = self.fingerprinters
+        return [f for f in made if held is None or held.id not in self.holding[f.method]]
+
+    def _stored(self, held: Recording, missing: Sequence[Fingerprinter]) -> list[Fingerprint]:
+        """Return the stored fingerprints of a recording that missing ones derive from."""
+        bases = {f.derives_from for f in missing if isinstance(f, Derived)}
+        bases &= {method for method, ids in self.holding.items() if held.id in ids}
+        return [self.catalog.fingerprint(held.id, method) for method in sorted(bases)]
 
     def _finished(self, pending: dict[Future[Analysis], Path]) -> Iterator[tuple[Path, str | None]]:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -176,7 +192,10 @@ class _Ingest:
             return self._failed(path, error.reason)
         except OSError as error:
             return self._failed(path, _unreadable(error))
-        self.catalog.add(recording, fingerprints)
+        if self.known.get(recording.id) is recording:
+            self.catalog.extend(recording.id, fingerprints)
+        else:
+            self.catalog.add(recording, fingerprints)
         if recording.id in self.known:
             self.report.updated += 1
         else:
@@ -216,29 +235,15 @@ def analyse(
 ) -> Analysis:
     """Decode a file once per method, in blocks, and return what is to be stored.
 
-    A method that can be derived from one before it needs no decoding.
-
-    Raises AudioError where nothing can be indexed, OSError where the file cannot be read, and
-    CancelledError soon after ``stopped`` is set.
+    A method that can be derived from one before it needs no decoding. Raises AudioError where
+    nothing can be indexed, OSError where the file cannot be read, and CancelledError soon after
+    ``stopped`` is set.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise AudioError(str(path), "is a pipe or a device; give an audio file")
     tags = read_tags(path)
     status = path.stat()
-    fingerprints: list[Fingerprint] = []
-    watch = _Watch(stopped)
-    for fingerprinter in fingerprinters:
-        if isinstance(fingerprinter, Derived):
-            base = next((f for f in fingerprints if f.method == fingerprinter.derives_from), None)
-            if base is not None:
-                fingerprints.append(fingerprinter.derive(base))
-                continue
-        watch = _Watch(stopped)
-        blocks = stream(path, sample_rate=fingerprinter.sample_rate)
-        fingerprint = fingerprinter.fingerprint_blocks(watch.watch(blocks))
-        if not len(fingerprint):
-            raise AudioError(str(path), _why_empty(watch))
-        fingerprints.append(fingerprint)
+    fingerprints, watch = _fingerprinted(path, fingerprinters, (), stopped)
     recording = Recording(
         recording_id(path),
         os.fsencode(path).decode("utf-8", "backslashreplace"),  # names need not be text
@@ -251,6 +256,44 @@ def analyse(
         watch.lost,
     )
     return recording, fingerprints
+
+
+def extended(
+    path: Path,
+    recording: Recording,
+    missing: Sequence[Fingerprinter],
+    stored: Sequence[Fingerprint],
+    stopped: threading.Event,
+) -> Analysis:
+    """Return a recording as it is held, and the fingerprints that it lacks.
+
+    stored: what is held already of those that missing ones derive from. Raises as :func:`analyse`.
+    """
+    return recording, _fingerprinted(path, missing, stored, stopped)[0]
+
+
+def _fingerprinted(
+    path: Path,
+    fingerprinters: Sequence[Fingerprinter],
+    stored: Sequence[Fingerprint],
+    stopped: threading.Event,
+) -> tuple[list[Fingerprint], _Watch]:
+    fingerprints: list[Fingerprint] = []
+    watch = _Watch(stopped)
+    for fingerprinter in fingerprinters:
+        if isinstance(fingerprinter, Derived):
+            known = [*fingerprints, *stored]
+            base = next((f for f in known if f.method == fingerprinter.derives_from), None)
+            if base is not None:
+                fingerprints.append(fingerprinter.derive(base))
+                continue
+        watch = _Watch(stopped)
+        blocks = stream(path, sample_rate=fingerprinter.sample_rate)
+        fingerprint = fingerprinter.fingerprint_blocks(watch.watch(blocks))
+        if not len(fingerprint):
+            raise AudioError(str(path), _why_empty(watch))
+        fingerprints.append(fingerprint)
+    return fingerprints, watch
 
 
 def _why_empty(watch: _Watch) -> str:

@@ -13,14 +13,9 @@ from typing import cast
 
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
+from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import (
-    METHODS,
-    TWO_STAGE,
-    default_methods,
-    make_compressed,
-    make_fingerprinter,
-)
+from spolia.fingerprints.registry import TWO_STAGE
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
@@ -77,12 +72,11 @@ class Library:
         self.threads = max(1, threads)
         self.model, self.compressor, self.sample_model = model, compressor, sample_model
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
-        wanted = methods or self._fingerprinters
         self.catalog = Catalog(self.folder, create=create)
-        held = self.catalog.methods()
+        held, wanted = self.catalog.methods(), methods or self._fingerprinters
         if not wanted and not held:
-            wanted = default_methods(model, compressor)
-        self.methods = list(dict.fromkeys([*held, *(wanted or ())]))
+            wanted = registry.default_methods(model, compressor)
+        self.methods = list(dict.fromkeys([*held, *wanted]))
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
 
@@ -127,9 +121,9 @@ class Library:
 
     def _made(self, method: str) -> Fingerprinter:
         if method == "compressed":
-            return make_compressed(self.fingerprinter("segments"), self.compressor)
+            return registry.make_compressed(self.fingerprinter("segments"), self.compressor)
         model = self.sample_model if method == "samples" else self.model
-        return make_fingerprinter(method, model=model)
+        return registry.make_fingerprinter(method, model=model)
 
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
@@ -402,4 +396,5 @@ class Library:
 
 def _rank(method: str) -> tuple[int, str]:
     """Order methods as the registry does: the first that a library holds is its default."""
-    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
+    known = registry.METHODS
+    return known.index(method) if method in known else len(known), method

@@ -60,6 +60,7 @@ CREATE TABLE fingerprints (
 );
 CREATE TABLE methods (method TEXT PRIMARY KEY, model_id TEXT) WITHOUT ROWID;
 """
+INSERT = "INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Catalog:
@@ -219,9 +220,25 @@ class Catalog:
             run("DELETE FROM recordings WHERE id = ? OR path = ?", (recording.id, recording.path))
             marks = ", ".join("?" * len(values))
             run(f"INSERT INTO recordings ({COLUMNS}) VALUES ({marks})", values)
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO fingerprints VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
+            self._connection.executemany(INSERT, rows)
+            self._advance()
+
+    def extend(self, recording_id: str, fingerprints: Sequence[Fingerprint]) -> None:
+        """Store further fingerprints of a recording at once; those of other methods stay.
+
+        Raises UnknownRecording where it was removed.
+        """
+        rows = [sequence_to_row(recording_id, fingerprint) for fingerprint in fingerprints]
+        with self._guard(), self._transaction():
+            found = self._connection.execute(
+                "SELECT 1 FROM recordings WHERE id = ?", (recording_id,)
+            ).fetchone()
+            if found is None:
+                raise UnknownRecording(
+                    f"no recording has the id {recording_id!r}; see: spolia list"
+                )
+            self._declare({f.method: f.model_id for f in fingerprints})
+            self._connection.executemany(INSERT, rows)
             self._advance()
 
     def _advance(self) -> None:
