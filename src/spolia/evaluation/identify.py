@@ -120,7 +120,7 @@ class Evaluation:
         self.materials = load_materials(corpus)
         self.known = val_half(self.tracks.values(), plan.fold)
         self.absent = val_half(self.tracks.values(), 1 - plan.fold)
-        self._load = lru_cache(maxsize=8)(
+        self._load = lru_cache(maxsize=48)(  # as many as a half of val has
             lambda file: Audio.load(corpus / file, sample_rate=EVALUATION_RATE)
         )
         self.file_of = {r.id: _relative(r.path, corpus) for r in library}
