@@ -25,7 +25,7 @@ N_NEIGHBOURS = 30  # hits per query vector
 SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
 SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
 N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
-N_RUN_NEIGHBOURS = 30  # hits per run of a query
+N_RUN_NEIGHBOURS = 100  # hits per run of a query
 
 Stored = Callable[[str], Fingerprint]  # a recording's id → its segment vectors
 

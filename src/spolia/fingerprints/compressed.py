@@ -117,22 +117,22 @@ class CompressedFingerprinter:
     def derive_query(self, segments: Fingerprint) -> Fingerprint:
         """Return the runs of a query's segment vectors, which stand at several phases of the hop.
 
-        Each phase gives runs of its own, so that a run's vectors are a hop apart. Of all of them,
-        as many are taken, evenly over time, as there are phases, and of long queries one every
-        RUN_STEP of a run's length.
+        Each phase gives runs of its own, so that a run's vectors are a hop apart. Runs as long as
+        possible see most; of half that length, one at least falls into a single stored run. Of
+        both, as many are taken, evenly over time, as there are phases, and of long queries one
+        every RUN_STEP of a stored run's length.
         """
         hop, longest = self.segments.hop_seconds, self.compressor.longest
         phase = np.round(np.mod(segments.times, hop), 4) % hop
-        phases = np.unique(phase)
-        runs, most = [], 0
-        for of in phases:
-            members = np.flatnonzero(phase == of)
-            most = max(most, len(members) - longest)
-            runs += [members[i : i + longest] for i in range(max(1, len(members) - longest + 1))]
+        members = [np.flatnonzero(phase == of) for of in np.unique(phase)]
+        most = max(map(len, members), default=0)
+        whole = min(longest, most)
+        half = max(min(SHORTEST, whole), (whole + 1) // 2)
+        runs = []
+        for length in sorted({whole, half}) if most else []:
+            n = max(len(members), int(np.ceil((most - length) / (RUN_STEP * longest))) + 1)
+            runs += _spread(segments, members, length, n)
         runs.sort(key=lambda run: segments.times[run[0]])
-        n = max(len(phases), int(np.ceil(most / (RUN_STEP * longest))) + 1)
-        if n < len(runs):
-            runs = [runs[i] for i in np.linspace(0, len(runs) - 1, n).round().astype(int)]
         return self._compressed(segments, runs)
 
     def _compressed(
@@ -151,3 +151,14 @@ class CompressedFingerprinter:
         return Fingerprint(
             self.method, self.model_id, times, np.concatenate(vectors), segments.duration
         )
+
+
+def _spread(
+    segments: Fingerprint, members: Sequence[npt.NDArray[np.int64]], length: int, n: int
+) -> list[npt.NDArray[np.int64]]:
+    """Return at most ``n`` runs of ``length`` vectors of any phase's members, even over time."""
+    runs = [m[i : i + length] for m in members for i in range(max(1, len(m) - length + 1))]
+    if len(runs) <= n:
+        return runs
+    runs.sort(key=lambda run: segments.times[run[0]])
+    return [runs[i] for i in np.linspace(0, len(runs) - 1, n).round().astype(int)]
