@@ -17,7 +17,7 @@ from spolia.alignment import Floats, Line
 from spolia.fingerprints.base import Fingerprint
 from spolia.store.hits import NO_HITS, Hits
 
-N_CANDIDATES = 120  # places of recordings whose segments are read
+N_CANDIDATES = 200  # places of recordings whose segments are read
 N_LOCAL = 4  # stored vectors of each candidate that become hits of a query vector
 RELATED = 0.3  # similarity below which a hit says nothing
 

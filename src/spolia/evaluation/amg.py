@@ -40,7 +40,7 @@ from spolia.store.vectors import VectorIndex
 
 TIMED = 10  # queries of each length whose time is taken
 N_SUMMED = 10  # hits of each run that add up by recording, as published
-RECALLS = (1, 10, 120)  # candidates of the coarse stage
+RECALLS = (1, 10, 200)  # candidates of the coarse stage
 
 Report = Callable[[int, int], None]
 
