@@ -9,12 +9,20 @@ import pytest
 
 from fakes import BandEnergies, tune
 from spolia.alignment import propose
-from spolia.coarse import Neighbourhood, candidates, local_hits, recording_scores, strongest
+from spolia.coarse import (
+    N_CANDIDATES,
+    Neighbourhood,
+    candidates,
+    local_hits,
+    recording_scores,
+    strongest,
+)
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.fingerprints.compressed import RUN_STEP, CompressedFingerprinter
 from spolia.library import Library
+from spolia.searching import LEAST_CANDIDATES, n_candidates
 from spolia.store.hits import NO_HITS, Hits
 
 HOP, LONGEST, DIM = 0.5, 9, 64
@@ -272,3 +280,10 @@ def test_runs_are_added_to_a_library_of_segments_without_decoding(tmp_path, monk
             assert (runs.derive(stored).values * made).sum(1).min() > 0.999
         assert library.add(files).unchanged == 3
         assert library.verify() == []
+
+
+def test_long_queries_read_fewer_candidates():
+    sizes = [n_candidates(clip(0, 1.0, seconds)) for seconds in (1.0, 5.0, 11.0, 21.0, 31.0, 59.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[2], sizes[-1]) == (N_CANDIDATES, N_CANDIDATES, LEAST_CANDIDATES)
+    assert LEAST_CANDIDATES < sizes[3] < N_CANDIDATES

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spolia.coarse import candidates, local_hits, rough_lines, strongest
+from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines, strongest
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.identify import match_landmarks, match_segments, merged, spacing, windows
@@ -26,6 +26,8 @@ SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all ar
 SHORT = 12  # vectors of a query (2.5 s) up to which all are searched, with
 N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighbour
 N_RUN_NEIGHBOURS = 100  # hits per run of a query
+FULL_SEARCH = 10.0  # seconds of a query beyond which fewer candidates are read, but at least
+LEAST_CANDIDATES = 60
 
 Stored = Callable[[str], Fingerprint]  # a recording's id → its segment vectors
 
@@ -151,7 +153,7 @@ class TwoStageSearcher(SegmentSearcher):
             strongest(
                 local_hits(
                     part,
-                    candidates(hits, span=span),
+                    candidates(hits, span=span, n=n_candidates(part)),
                     lambda number: self.stored(self.index.recording_ids[number]),
                     span=span,
                     stride=stride,
@@ -160,6 +162,12 @@ class TwoStageSearcher(SegmentSearcher):
             )
             for part, hits, stride in zip(parts, found, _strides(parts), strict=True)
         ]
+
+
+def n_candidates(part: Fingerprint) -> int:
+    """Return how many places are read for a part of a query: long ones name the right sooner."""
+    seconds = float(part.times[-1] - part.times[0]) if len(part) else 0.0
+    return round(max(LEAST_CANDIDATES, N_CANDIDATES * min(1.0, FULL_SEARCH / max(seconds, 1e-9))))
 
 
 def _are_short(parts: Sequence[Fingerprint]) -> bool:
