@@ -8,7 +8,7 @@ from pathlib import Path
 from spolia.errors import MissingDependency
 from spolia.evaluation.amg import Measured
 
-PLACES = ("2", "5", "10")  # query lengths of the second picture, seconds, where measured
+MARKS = {"2": "v", "5": "s", "10": "o", "30": "D"}  # query lengths of the second picture, seconds
 
 
 def plot(path: Path, rows: Sequence[Measured]) -> None:
@@ -20,25 +20,30 @@ def plot(path: Path, rows: Sequence[Measured]) -> None:
         from matplotlib import pyplot
     except ImportError as error:
         raise MissingDependency("matplotlib", "plot") from error
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
-    for row in rows:
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 6), sharey=True)
+    colours = pyplot.get_cmap("tab20")
+    for number, row in enumerate(rows):
+        colour = colours(number % 20)
         lengths = [float(key) for key in row.top1]
         values = [100 * rate.value for rate in row.top1.values()]
         style = "--" if "then segments" in row.name else "-"
-        line = left.plot(lengths, values, style, marker="o", label=row.name)[0]
-        shown = [key for key in PLACES if key in row.top1]
-        sizes = [row.bytes_per_hour / 1000] * len(shown)
-        heights = [100 * row.top1[key].value for key in shown]
-        right.plot(sizes, heights, style, marker="o", color=line.get_color())
-        for key, size, height in zip(shown, sizes, heights, strict=True):
-            right.annotate(f"{key} s", (size, height), textcoords="offset points", xytext=(5, -3))
+        left.plot(lengths, values, style, marker=".", color=colour, label=row.name)
+        for key, mark in MARKS.items():
+            if key in row.top1:
+                size, height = row.bytes_per_hour / 1000, 100 * row.top1[key].value
+                right.scatter(size, height, marker=mark, color=colour)
     ticks = sorted({float(key) for row in rows for key in row.top1})
     left.set(xscale="log", xlabel="query length, s", ylabel="Top-1, %")
     left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    right.set(xscale="log", xlabel="index, kB per hour", ylabel="Top-1, %")
-    left.legend(fontsize=7)
+    right.set(xscale="log", xlabel="index, kB per hour")
+    shown = [key for key in MARKS if any(key in row.top1 for row in rows)]
+    for key in shown:
+        right.scatter([], [], marker=MARKS[key], color="grey", label=f"queries of {key} s")
+    right.legend(fontsize=8, loc="lower right")
     for axes in (left, right):
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.tight_layout()
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=3, loc="lower center")
+    figure.tight_layout(rect=(0, 0.03 + 0.028 * -(-len(rows) // 3), 1, 1))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
