@@ -74,7 +74,7 @@ def cosines(index: Any, queries: Vectors, k: int) -> tuple[Vectors, Places]:
         scores, ids = index.search(np.ascontiguousarray(queries, np.float32), k)
         return scores, ids
     scores, ids = index.search(_whole(queries), k)
-    return scores / np.float32(_scale(inner.d) ** 2), ids
+    return np.clip(scores / np.float32(_scale(inner.d) ** 2), -1.0, 1.0), ids
 
 
 def _whole(vectors: Vectors) -> Vectors:

@@ -23,6 +23,7 @@ from spolia.store.kinds import N_PROBE, Places, Vectors, build, cosines
 from spolia.store.rows import Sequence8
 
 EXACT_BELOW = 1_000_000
+LEAST_FOR_SQ8 = 64  # dimensions; the errors of fewer do not cancel out
 
 
 @dataclass
@@ -85,7 +86,8 @@ def open_vectors(
     with catalog.snapshot() as generation:
         ids, places, codes = gather(catalog.sequences(method))
     if len(places) < exact_below:
-        return VectorIndex(build("sq8", codes, places), ids, generation)
+        kind = "sq8" if codes.shape[1] >= LEAST_FOR_SQ8 else "flat"
+        return VectorIndex(build(kind, codes, places), ids, generation)
     index = build("ivf-sq8", codes, places)
     file = derived_file(catalog.path.parent, method, generation)
     store(file, faiss.serialize_index(index).data, recording_ids=ids)
