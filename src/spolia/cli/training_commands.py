@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ import typer
 from spolia.cli.options import N_CORES, CorporaOption, CorpusOption, ThreadsOption, cache_folder
 
 if TYPE_CHECKING:
+    from spolia.cli.output import Bar
     from spolia.encoders import ModelCard
     from spolia.training.running import RunOptions
 
@@ -59,11 +60,7 @@ def train_fingerprint(
         corpus, run / loaded.name, cache, device, threads, stop_after, compiled=compiled
     )
     with Bar("training") as bar:
-
-        def report(entry: dict[str, float]) -> None:
-            note = f"loss {entry['loss']:.3f}, {entry['segments_per_second']:.0f} segments/s"
-            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
-
+        report = _showing(bar, loaded.optimiser.steps, "segments")
         checkpoint = train(loaded, options, report)
     typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:
@@ -93,10 +90,7 @@ def train_embedding(
     loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
     options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
     with Bar("embedding") as bar:
-
-        def report(entry: dict[str, float]) -> None:
-            note = f"loss {entry['loss']:.3f}, {entry['runs_per_second']:.0f} runs/s"
-            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
+        report = _showing(bar, loaded.optimiser.steps, "runs")
 
         def prepared(done: int, total: int) -> None:
             bar.show(done, total, "clips fingerprinted")
@@ -129,17 +123,23 @@ def train_classifier(
     loaded = read_recipe(recipe, classifying.ClassifierRecipe)
     options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
     with Bar("training") as bar:
-
-        def report(entry: dict[str, float]) -> None:
-            note = f"loss {entry['loss']:.3f}, {entry['pairs_per_second']:.0f} pairs/s"
-            bar.show(int(entry["step"]), loaded.optimiser.steps, note)
-
+        report = _showing(bar, loaded.optimiser.steps, "pairs")
         checkpoint = classifying.train_classifier(loaded, options, report)
     typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:
         from spolia.training.export import export_classifier
 
         _echo_model(export, export_classifier(checkpoint, export, corpora=corpus))
+
+
+def _showing(bar: Bar, n_steps: int, unit: str) -> Callable[[dict[str, float]], None]:
+    """Return what shows a step's loss and speed; unit: what is counted per second."""
+
+    def report(entry: dict[str, float]) -> None:
+        note = f"loss {entry['loss']:.3f}, {entry[f'{unit}_per_second']:.0f} {unit}/s"
+        bar.show(int(entry["step"]), n_steps, note)
+
+    return report
 
 
 @contextmanager

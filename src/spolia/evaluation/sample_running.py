@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Sample100Plan:
     seed: int = 0
 
 
-class SampleBenchmark:
+class SampleBenchmark(ABC):
     """Tracks of a folder whose samples are known, and a library of what they may sample."""
 
     name = "samples"
@@ -85,9 +86,9 @@ class SampleBenchmark:
             if str(path.resolve()) not in held:
                 self.names[str(path.resolve())] = str(path)
 
+    @abstractmethod
     def make(self, report: Report | None = None) -> Sequence[Asked]:
         """Return the tracks, made where they are not there yet."""
-        raise NotImplementedError
 
     def fill(
         self, library: Library, progress: Callable[[Any], None] | None = None
