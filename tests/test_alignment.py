@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spolia import alignment
 from spolia.alignment import Proposal, _fit_residual, compare, propose, refine
 from spolia.store.hits import Hits
 
@@ -101,6 +102,35 @@ def test_proposals_do_not_depend_on_the_order_of_hits():
     mixed = Hits(*(getattr(hits, n)[order] for n in vars(hits)))
     first, second = (propose(h, resolution=HOP, n_lines=5) for h in (hits, mixed))
     assert [p.offset for p in first[:2]] == [p.offset for p in second[:2]]
+
+
+def test_votes_in_a_table_are_those_of_sorted_cells(monkeypatch):
+    rng = np.random.default_rng(9)
+    n = 3000
+    hits = Hits(
+        rng.choice([2, 5, 40], n).astype(np.int32),
+        rng.uniform(0, 10, n),
+        rng.uniform(0, 60, n),
+        rng.random(n).astype("f"),
+    )
+    in_table = propose(hits, resolution=HOP, n_lines=20)
+    monkeypatch.setattr(alignment, "TABLE", 0)
+    assert propose(hits, resolution=HOP, n_lines=20) == in_table
+    assert {line.recording for line in in_table} == {2, 5, 40}
+
+
+@pytest.mark.parametrize("centre", [-3.0, 0.4, 31.26, 112.0])
+def test_similarities_at_rough_places_are_near_the_exact_ones(centre):
+    rng = np.random.default_rng(10)
+    rt, r, qt, q = recording_and_query(rng, start=30.0, seconds=8.0)
+    window = compare(qt, q, rt, r, Proposal(0, 1.0, centre - 4.0, 1.0), hop=HOP)
+    speeds, middle = np.array([0.9, 1.0, 1.13]), float(qt[-1]) / 2
+    surface = window.around(speeds, middle, centre, 1.0)
+    assert surface.value.shape == (3, len(surface.centres))
+    assert surface.centres[[0, -1]] == pytest.approx([centre - 1.0, centre + 1.0])
+    for speed, values in zip(speeds, surface.value, strict=True):
+        exact = window.along(np.full(len(values), speed), surface.centres, middle).mean(1)
+        assert values == pytest.approx(exact, abs=0.02)
 
 
 def test_a_query_before_the_beginning_still_aligns():

@@ -11,11 +11,12 @@ from fakes import BandEnergies, tune
 from spolia.alignment import propose
 from spolia.coarse import (
     N_CANDIDATES,
+    N_LOCAL,
+    RELATED,
     Neighbourhood,
     candidates,
     local_hits,
     recording_scores,
-    strongest,
 )
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
@@ -148,8 +149,8 @@ def test_two_stages_find_recording_and_exact_offset(fingerprinter, seconds):
         places = candidates(hits, span=SPAN)
         assert places[0].recording == number
         assert abs(places[0].offset - start) <= SPAN
-        found = local_hits(query, places, lambda i: stored[i], span=SPAN)
-        assert len(found) < len(query) * 4 * len(places) + 1
+        found = local_hits(query, places, lambda i: stored[i], span=SPAN, k=30)
+        assert 0 < len(found) <= len(query) * 30
         line = propose(found, resolution=HOP, n_lines=3)[0]
         assert line.recording == number
         assert line.offset + line.speed * seconds / 2 == pytest.approx(start + seconds / 2, abs=HOP)
@@ -200,7 +201,8 @@ def test_places_outside_a_recording_and_empty_recordings_give_nothing():
     query = clip(0, 0.0, 4.0)
     empty = sequence(0, 40.0, silent=[(0.0, 40.0)])
     for stored, offset in ((empty, 3.0), (sequence(0, 20.0), 500.0), (sequence(0, 20.0), -90.0)):
-        found = local_hits(query, [Neighbourhood(0, offset, 1.0)], lambda _, s=stored: s, span=SPAN)
+        places = [Neighbourhood(0, offset, 1.0)]
+        found = local_hits(query, places, lambda _, s=stored: s, span=SPAN, k=30)
         assert found is NO_HITS
 
 
@@ -236,17 +238,27 @@ def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
             one.identify(clip, method="compressed+segments")
 
 
-def test_only_the_strongest_hits_of_each_query_vector_are_kept():
+@pytest.mark.parametrize("n_places", [4, 50])
+@pytest.mark.parametrize("k", [3, 30])
+def test_only_the_strongest_hits_of_each_query_vector_are_kept(n_places, k):
     rng = np.random.default_rng(4)
-    times = np.repeat([0.0, 0.5, 1.0], [7, 2, 5])[rng.permutation(14)]
-    hits = Hits(np.arange(14, dtype=np.int32), times, np.arange(14.0), rng.random(14).astype("f"))
-    kept = strongest(hits, 3)
-    assert np.array_equal(kept.recordings, np.sort(kept.recordings))
-    for time, n in ((0.0, 3), (0.5, 2), (1.0, 3)):
-        expected = np.sort(hits.scores[times == time])[::-1][:n]
-        found = np.sort(kept.scores[kept.query_times == time])[::-1]
-        assert np.array_equal(found, expected)
-    assert len(strongest(NO_HITS, 3)) == 0
+    stored = [sequence(number, 20.0) for number in range(n_places)]
+    query = clip(2, 4.0, 5.0)
+    places = [Neighbourhood(i, float(rng.uniform(-5, 15)), 1.0) for i in range(n_places)]
+    hits = local_hits(query, places, lambda i: stored[i], span=SPAN, k=k)
+    for vector, time in zip(query.values, query.times, strict=True):
+        expected = []
+        for place in places:
+            there = stored[place.recording]
+            first, last = (
+                place.offset + query.times[0] - SPAN,
+                place.offset + query.times[-1] + SPAN,
+            )
+            inside = (there.times >= first) & (there.times < last)
+            expected += sorted((there.values[inside] @ vector).tolist())[-N_LOCAL:]
+        expected = [score for score in sorted(expected)[-k:] if score > RELATED]
+        found = np.sort(hits.scores[hits.query_times == time])
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_runs_are_added_to_a_library_of_segments_without_decoding(tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ query and the stored sequence around the line. Pure functions on arrays.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +24,17 @@ SPEEDS = np.exp(np.linspace(np.log(0.82), np.log(1.22), 21))  # votes; 1.0 is th
 MAX_SPEED = 1.25  # and its inverse: the range of the refined speed
 UNRELATED = 0.3  # similarity that vectors of unrelated sound rarely exceed on average
 CROWD = 20_000  # hits from which only those in the most crowded bins are voted on exactly
+TABLE = 1 << 18  # cells up to which votes are counted in a table of all, without sorting
 INDEPENDENT = 0.5  # seconds between query vectors whose places err independently
 MINIMUM_SPREAD = 0.5  # seconds², of the times of vectors from which a slope can be had
 SIGNIFICANT = 2.5  # standard deviations from which a slope counts
+REACH = (
+    1.0,
+    0.12,
+)  # seconds around a proposal's place that are searched, first roughly, then exactly
+WIDTH = 0.1, 0.02  # and around its speed
+FINER = 8  # places between two stored vectors that are told apart, roughly
+MOST_ROUGH = 128  # query vectors that are looked at, roughly
 SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change
 
 
@@ -73,40 +83,46 @@ def propose(
     if not len(hits):
         return []
     weights = np.maximum(hits.scores - base, 0.0) + 1e-6
-    lines: list[Proposal] = []
+    named, owner = np.unique(hits.recordings, return_inverse=True)
+    found = []
     for speed in SPEEDS:
         offsets = hits.reference_times - speed * hits.query_times
         bins = np.floor(offsets / resolution).astype(np.int64)
-        lines.extend(_heaviest(hits.recordings, bins, weights, float(speed), resolution, n_lines))
-    lines.sort(key=lambda line: -line.weight + 0.01 * line.weight * abs(np.log(line.speed)))
+        low, width = int(bins.min()) - 1, int(bins.max() - bins.min()) + 3
+        cells, votes = _crowded(owner * width + (bins - low), weights, len(named) * width)
+        best = _largest(votes, 4 * n_lines)
+        offset = (cells[best] % width + low + 1) * resolution
+        found.append((cells[best] // width, np.full(len(best), speed), offset, votes[best]))
+    number, speeds, offsets, votes = (np.concatenate(of) for of in zip(*found, strict=True))
+    order = np.argsort(-votes * (1.0 - 0.01 * np.abs(np.log(speeds))), kind="stable")
+    lines = (
+        Proposal(int(named[number[i]]), float(speeds[i]), float(offsets[i]), float(votes[i]))
+        for i in order
+    )
     return _spread(lines, n_lines, per_recording, 2 * resolution)
 
 
-def _heaviest(
-    recordings: npt.NDArray[np.int32],
-    bins: npt.NDArray[np.int64],
-    weights: Vectors,
-    speed: float,
-    resolution: float,
-    n_lines: int,
-) -> list[Proposal]:
-    low, width = int(bins.min()) - 1, int(bins.max() - bins.min()) + 3
-    keys = recordings.astype(np.int64) * width + (bins - low)
+def _crowded(
+    keys: npt.NDArray[np.int64], weights: Vectors, n_keys: int
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return cells, each of which holds a key and the next, and their votes."""
+    if n_keys <= TABLE:
+        of_key = np.bincount(keys, weights=weights, minlength=n_keys + 1)
+        return np.arange(n_keys), np.asarray(of_key[:-1] + of_key[1:], np.float64)
     if len(keys) > CROWD:
         crowded = _most_crowded(keys, weights, CROWD)
         keys, weights = keys[crowded], weights[crowded]
     cells, inverse = np.unique(np.concatenate([keys, keys - 1]), return_inverse=True)
     votes = np.bincount(inverse, weights=np.concatenate([weights, weights]))
-    best = np.argsort(-votes, kind="stable")[: 4 * n_lines]
-    return [
-        Proposal(
-            int(cells[i] // width),
-            speed,
-            float((cells[i] % width + low + 1) * resolution),
-            float(votes[i]),
-        )
-        for i in best
-    ]
+    return cells, np.asarray(votes, np.float64)
+
+
+def _largest(values: Floats, n: int) -> npt.NDArray[np.int64]:
+    """Return the places of the ``n`` largest values that are above 0, largest first."""
+    n = min(n, len(values))
+    chosen = np.sort(np.argpartition(-values, n - 1)[:n])
+    chosen = chosen[values[chosen] > 0]
+    return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
 def _most_crowded(
@@ -130,7 +146,7 @@ def _most_crowded(
 
 
 def _spread(
-    lines: list[Proposal], n_lines: int, per_recording: int, apart: float
+    lines: Iterable[Proposal], n_lines: int, per_recording: int, apart: float
 ) -> list[Proposal]:
     """Keep the first lines, few per recording and at different offsets."""
     kept: list[Proposal] = []
@@ -145,6 +161,13 @@ def _spread(
     return kept
 
 
+class Surface(NamedTuple):
+    """How similar a query is to a recording along lines."""
+
+    centres: Floats  # seconds of the recording at the query's middle [shape=(n_centres,)]
+    value: Vectors  # mean similarity [shape=(n_speeds, n_centres)]
+
+
 @dataclass(frozen=True)
 class Window:
     """Similarities of a query to a stretch of a recording on a regular grid."""
@@ -155,6 +178,37 @@ class Window:
     hop: float  # seconds between grid points
     query: Vectors  # [shape=(n_query, dim)]
     reference: Vectors  # [shape=(n_grid, dim)]
+
+    def around(self, speeds: Floats, middle: float, centre: float, reach: float) -> Surface:
+        """Return mean similarities along lines of each speed through places around ``centre``.
+
+        Places are FINER to a grid point, from ``reach`` before to ``reach`` after; similarities are
+        read at the nearest such place, of MOST_ROUGH query vectors or fewer.
+        """
+        step = self.hop / FINER
+        n_side = int(np.ceil(reach / step))
+        rows = np.arange(0, len(self.query_times), -(-len(self.query_times) // MOST_ROUGH))
+        times = self.query_times[rows] - middle
+        finer = self._finer(rows, 2 * n_side + 1)
+        places = (centre - self.start) / step + speeds[:, None] * times / step
+        first = np.round(places).astype(np.int64) + FINER + n_side + 1
+        np.clip(first, 0, finer.shape[1] - (2 * n_side + 1), out=first)
+        stretches = np.lib.stride_tricks.sliding_window_view(finer, 2 * n_side + 1, axis=1)
+        every = np.arange(len(rows))
+        value = np.stack([np.add.reduce(stretches[every, at]) for at in first])
+        centres = centre + step * np.arange(-n_side, n_side + 1, dtype=np.float64)
+        return Surface(centres, np.asarray(value / len(rows), np.float32))
+
+    def _finer(self, rows: npt.NDArray[np.int64], margin: int) -> Vectors:
+        """Return similarities of some query vectors at FINER times as many places.
+
+        From one grid point before the first; ``margin`` zeros and more stand at either end
+        [shape=(n_rows, (n_grid + 1) · FINER + 2 margin + 1)].
+        """
+        padded = np.pad(self.similarity[rows], ((0, 0), (1, 1)))
+        share = np.arange(FINER, dtype=np.float32) / FINER
+        between = padded[:, :-1, None] + np.diff(padded, axis=1)[:, :, None] * share
+        return np.pad(between.reshape(len(padded), -1), ((0, 0), (margin, margin + 1)))
 
     def along(self, speed: Floats, centre: Floats, middle: float) -> Vectors:
         """Return similarities along lines [shape=(n_lines, n_query)].
@@ -203,21 +257,24 @@ def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Li
     times = window.query_times
     middle = float(times[0] + times[-1]) / 2
     span = float(times[-1] - times[0])
-    speed, centre = line.speed, line.offset + line.speed * middle
-    for reach, n_centres, width in ((1.0, 33, 0.1), (0.12, 13, 0.02)):
-        speeds = _speed_grid(speed, span, width)
-        centres = centre + np.linspace(-reach, reach, n_centres)
-        grid_speed, grid_centre = (g.ravel() for g in np.meshgrid(speeds, centres, indexing="ij"))
-        value = window.along(grid_speed, grid_centre, middle).mean(1)
-        value -= SPEED_COST * np.abs(np.log(grid_speed)).astype(np.float32)
-        best = int(value.argmax())
-        surface = value.reshape(len(speeds), n_centres)
-        i, j = divmod(best, n_centres)
-        speed = float(speeds[i])
-        centre = _peak(centres, surface[i], j)
+    speeds = _speed_grid(line.speed, span, WIDTH[0])
+    surface = window.around(speeds, middle, line.offset + line.speed * middle, REACH[0])
+    speed, centre = _summit(speeds, surface)
+    speeds = _speed_grid(speed, span, WIDTH[1])
+    centres = centre + np.linspace(-REACH[1], REACH[1], 13)
+    grid_speed, grid_centre = (g.ravel() for g in np.meshgrid(speeds, centres, indexing="ij"))
+    value = window.along(grid_speed, grid_centre, middle).mean(1)
+    speed, centre = _summit(speeds, Surface(centres, value.reshape(len(speeds), -1)))
     similarity = window.along(np.array([speed]), np.array([centre]), middle)[0]
     rough = _stretch(similarity, times, speed, centre - speed * middle, segment, step)
     return None if rough is None else _polish(window, rough)
+
+
+def _summit(speeds: Floats, surface: Surface) -> tuple[float, float]:
+    """Return the speed and the centre where a surface is highest; unusual speeds cost something."""
+    value = surface.value - SPEED_COST * np.abs(np.log(speeds)).astype(np.float32)[:, None]
+    i, j = np.unravel_index(int(value.argmax()), value.shape)
+    return float(speeds[i]), _peak(surface.centres, value[i], int(j))
 
 
 def _polish(window: Window, line: Line) -> Line:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spolia.alignment import Floats, Line
+from spolia.alignment import Line
 from spolia.fingerprints.base import Fingerprint
 from spolia.store.hits import NO_HITS, Hits
 
@@ -89,33 +89,66 @@ def local_hits(
     sequence: Callable[[int], Fingerprint],
     *,
     span: float,
+    k: int,
     stride: int = 1,
 ) -> Hits:
     """Return hits of a query's segment vectors among the stored ones around candidates.
 
     sequence: the stored segment vectors of a recording, by its position; stride: every how many
-    of the query's vectors are compared.
+    of the query's vectors are compared. Each has at most N_LOCAL hits at a candidate, and ``k`` in
+    all, the most similar ones, as an exhaustive search would.
     """
     vectors, times = query.values[::stride], query.times[::stride]
-    found = [_hits_at(place, vectors, times, sequence(place.recording), span) for place in places]
-    found = [hits for hits in found if len(hits)]
-    if not found:
+    surroundings = []
+    for place in places:
+        stored = sequence(place.recording)
+        first, last = place.offset + times[0] - span, place.offset + times[-1] + span
+        inside = slice(*np.searchsorted(stored.times, [first, last]))
+        if inside.stop > inside.start:
+            surroundings.append((place.recording, stored.times[inside], stored.values[inside]))
+    if not surroundings:
         return NO_HITS
+    similarity = vectors @ np.concatenate([values for _, _, values in surroundings]).T
+    sizes = [len(of) for _, of, _ in surroundings]
+    rows, columns = _strongest(similarity, sizes, k)
+    recordings = np.repeat([recording for recording, _, _ in surroundings], sizes)
+    stored_times = np.concatenate([of for _, of, _ in surroundings])
     return Hits(
-        *(np.concatenate(of) for of in zip(*(vars(h).values() for h in found), strict=True))
+        recordings[columns].astype(np.int32),
+        times[rows],
+        stored_times[columns],
+        similarity[rows, columns].astype(np.float32),
     )
 
 
-def strongest(hits: Hits, k: int) -> Hits:
-    """Return the ``k`` most similar hits of each query vector, as an exhaustive search would."""
-    if not len(hits):
-        return hits
-    order = np.lexsort((-hits.scores, hits.query_times))
-    times = hits.query_times[order]
-    begins = np.flatnonzero(np.concatenate([[True], times[1:] != times[:-1]]))
-    rank = np.arange(len(order)) - np.repeat(begins, np.diff([*begins, len(order)]))
-    kept = np.sort(order[rank < k])
-    return Hits(*(column[kept] for column in vars(hits).values()))
+def _strongest(
+    similarity: npt.NDArray[np.float32], sizes: Sequence[int], k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows and columns of each row's ``k`` largest values, N_LOCAL of a block at most.
+
+    sizes: of the blocks of columns. The k-th largest of a row's block maxima bounds its k-th
+    largest value from below, so that all but a few are left aside unsorted.
+    """
+    begins = np.cumsum([0, *sizes[:-1]])
+    highest = np.maximum.reduceat(similarity, begins, axis=1)
+    least = np.full(len(similarity), RELATED, np.float32)
+    if highest.shape[1] >= k:
+        bound = -np.partition(-highest, k - 1, axis=1)[:, k - 1]
+        least = np.maximum(least, np.nextafter(bound, np.float32(-2.0)))
+    rows, columns = np.nonzero(similarity > least[:, None])
+    values = similarity[rows, columns]
+    block = np.repeat(np.arange(len(sizes)), sizes)[columns]
+    order = np.lexsort((columns, -values, block, rows))
+    order = order[_rank(rows[order] * len(sizes) + block[order]) < N_LOCAL]
+    order = order[np.lexsort((columns[order], -values[order], rows[order]))]
+    order = np.sort(order[_rank(rows[order]) < k])
+    return rows[order], columns[order]
+
+
+def _rank(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return each element's place, from 0, among neighbours with the same key."""
+    begins = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+    return np.arange(len(keys)) - np.repeat(begins, np.diff([*begins, len(keys)]))
 
 
 def _apart(places: Sequence[Neighbourhood], span: float) -> list[Neighbourhood]:
@@ -129,30 +162,3 @@ def _apart(places: Sequence[Neighbourhood], span: float) -> list[Neighbourhood]:
         if not any(near):
             kept.append(place)
     return kept
-
-
-def _hits_at(
-    place: Neighbourhood,
-    vectors: npt.NDArray[np.float32],
-    times: Floats,
-    stored: Fingerprint,
-    span: float,
-) -> Hits:
-    first, last = place.offset + times[0] - span, place.offset + times[-1] + span
-    low, high = np.searchsorted(stored.times, [first, last])
-    if high <= low:
-        return NO_HITS
-    similarity = vectors @ stored.values[low:high].T
-    k = min(N_LOCAL, high - low)
-    columns = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    rows = np.repeat(np.arange(len(times)), k)
-    columns = columns.reshape(-1)
-    scores = similarity[rows, columns]
-    keep = scores > RELATED
-    rows, columns = rows[keep], columns[keep]
-    return Hits(
-        np.full(len(rows), place.recording, np.int32),
-        times[rows],
-        stored.times[low + columns],
-        np.asarray(scores[keep], np.float32),
-    )

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines, strongest
+from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.identify import match_landmarks, match_segments, merged, spacing, windows
@@ -150,15 +150,13 @@ class TwoStageSearcher(SegmentSearcher):
         )
         k, span = _n_neighbours(parts), self.runs.hop_seconds
         return [
-            strongest(
-                local_hits(
-                    part,
-                    candidates(hits, span=span, n=n_candidates(part)),
-                    lambda number: self.stored(self.index.recording_ids[number]),
-                    span=span,
-                    stride=stride,
-                ),
-                k,
+            local_hits(
+                part,
+                candidates(hits, span=span, n=n_candidates(part)),
+                lambda number: self.stored(self.index.recording_ids[number]),
+                span=span,
+                k=k,
+                stride=stride,
             )
             for part, hits, stride in zip(parts, found, _strides(parts), strict=True)
         ]
