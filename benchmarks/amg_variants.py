@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pi-om": {"model": PUBLISHED, "margin": {"align": False}},
     "from_mean-info_nce": {"loss": "info_nce"},
     "from_mean-triplet": {"loss": "triplet"},
+    "imitation": {"optimiser": {"imitation": 1.0}},
+    "published-imitation": {"model": PUBLISHED, "optimiser": {"imitation": 1.0}},
     "no-positions": {"model": {"positions": "none"}},
     **{f"classes-{n}": {"clips": {"n_classes": n}} for n in (500, 1000, 2000)},
 }

@@ -88,6 +88,23 @@ def test_runs_cover_all_vectors_once_and_the_tail_is_kept(fingerprinter, seconds
     assert runs.duration == seconds
 
 
+@pytest.mark.parametrize("seconds", [1.0, 4.5, 5.0, 9.0, 22.4, 60.0])
+def test_runs_that_overlap_by_half_begin_every_half_run_and_reach_the_end(fingerprinter, seconds):
+    half = CompressedFingerprinter(fingerprinter.segments, MeanCompressor(), half_overlap=True)
+    assert half.model_id == "mean-1+half"
+    assert (half.hop_seconds, half.span_seconds) == (2.5, SPAN)
+    whole = sequence(0, seconds)
+    runs = half.derive(whole)
+    assert np.diff(runs.times) == pytest.approx(2.5)
+    assert runs.times[-1] + SPAN >= whole.times[-1] + HOP
+    assert len(runs) == 1 or runs.times[-2] + SPAN < whole.times[-1] + HOP
+    alone = fingerprinter.derive(whole)
+    for time in set(np.round(alone.times[:-1], 3)) & set(np.round(runs.times, 3)):
+        one, other = (r.values[np.isclose(r.times, time)][0] for r in (alone, runs))
+        assert one == pytest.approx(other, abs=1e-6)
+    assert not len(half.derive(sequence(0, seconds, silent=[(0.0, seconds)])))
+
+
 def test_silence_leaves_gaps_but_no_shift(fingerprinter):
     runs = fingerprinter.derive(sequence(0, 40.0, silent=[(3.0, 20.0)]))
     whole = fingerprinter.derive(sequence(0, 40.0))

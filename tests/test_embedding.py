@@ -22,7 +22,15 @@ from spolia.training.embedding import (
     train_embedding,
 )
 from spolia.training.initial import load_checkpoint
-from spolia.training.margin import MarginConfig, Proxies, info_nce, pam, with_margin
+from spolia.training.margin import (
+    MarginConfig,
+    Proxies,
+    exhaustive_scores,
+    imitation,
+    info_nce,
+    pam,
+    with_margin,
+)
 from spolia.training.pieces import PieceConfig, anchor_start, draw_pieces
 from spolia.training.running import RunOptions
 from spolia.training.runs import SCALE, Runs, thinned
@@ -233,6 +241,19 @@ def test_info_nce_equals_its_definition():
     assert float(found) == pytest.approx(total / 6, rel=1e-5)
 
 
+def test_exhaustive_scores_are_means_of_nearest_vectors_and_imitation_is_least_at_them():
+    rng = np.random.default_rng(5)
+    pieces, anchors = unit(rng.normal(size=(4, 6, 8))), unit(rng.normal(size=(3, 6, 8)))
+    lengths = np.array([6, 3, 1, 5])
+    padding = np.arange(6) >= lengths[:, None]
+    scores = exhaustive_scores(*map(torch.from_numpy, (pieces, anchors, padding)))
+    for i, j in np.ndindex(4, 3):
+        nearest = [max(anchors[j] @ vector) for vector in pieces[i, : lengths[i]]]
+        assert float(scores[i, j]) == pytest.approx(np.mean(nearest), rel=1e-5)
+    assert float(imitation(scores + 0.3, scores, 0.1)) == pytest.approx(0.0, abs=1e-6)
+    assert float(imitation(scores.flip(1), scores, 0.1)) > 0.01
+
+
 def test_proxies_begin_where_they_are_told():
     proxies = Proxies(4, 8, rng=torch.Generator().manual_seed(0))
     means = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
@@ -339,9 +360,10 @@ def test_computing_runs_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
     np.testing.assert_array_equal(whole.values, again.values)
 
 
-@pytest.mark.parametrize("loss", ["pam", "info_nce", "triplet"])
+@pytest.mark.parametrize("loss", ["pam", "info_nce", "triplet", "imitation"])
 def test_resuming_gives_the_same_weights(corpus, tmp_path, loss):
-    wanted = recipe(loss=loss)
+    optimiser = EmbeddingOptimiser(steps=6, warmup=2, imitation=float(loss == "imitation"))
+    wanted = recipe(loss="pam" if loss == "imitation" else loss, optimiser=optimiser)
     train_embedding(wanted, options(corpus, tmp_path / "whole"), lambda _: None)
     train_embedding(wanted, options(corpus, tmp_path / "parts", stop_after=0.0), lambda _: None)
     assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["step"] == 1

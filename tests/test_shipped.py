@@ -74,3 +74,22 @@ def test_a_copy_in_the_library_does_not_hide_the_recording(library, pieces, tmp_
         library.remove([r.id for r in library if str(tmp_path) in r.path])
     assert report.added == 2
     assert answer.decided
+
+
+def test_a_library_whose_runs_overlap_by_half_says_so_itself(pieces, tmp_path):
+    for i, audio in enumerate(pieces[:3]):
+        write_wav(tmp_path / f"{i}.wav", audio)
+    files = sorted(tmp_path.glob("*.wav"))
+    with Library(tmp_path / "library", compressor="compressed+half") as library:
+        library.add(files)
+        n_runs = len(library.index("compressed"))
+    with Library(tmp_path / "alone") as library:
+        library.add(files)
+        assert 1.3 < n_runs / len(library.index("compressed")) < 2.4
+    with Library(tmp_path / "library") as library:
+        assert "+half" in repr(library)
+        for method in ("compressed", "compressed+segments"):
+            answer = library.identify(clip(pieces, 1), method=method)
+            assert answer.matches[0].recording.path == str(files[1])
+        assert library.add(files).unchanged == 3
+        assert library.verify() == []

@@ -110,8 +110,7 @@ class Library:
         n, seconds = self.catalog.summary()
         held = ", ".join(f"{m} ({i})" if i else m for m, i in self.catalog.methods().items())
         held = held or "empty"
-        hours = seconds / 3600
-        return f"<Library {str(self.folder)!r}: {n} recordings, {hours:.1f} h, {held}>"
+        return f"<Library {str(self.folder)!r}: {n} recordings, {seconds / 3600:.1f} h, {held}>"
 
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
@@ -121,7 +120,8 @@ class Library:
 
     def _made(self, method: str) -> Fingerprinter:
         if method == "compressed":
-            return registry.make_compressed(self.fingerprinter("segments"), self.compressor)
+            segments, held = self.fingerprinter("segments"), self.catalog.methods().get(method)
+            return registry.make_compressed(segments, self.compressor, held=held)
         model = self.sample_model if method == "samples" else self.model
         return registry.make_fingerprinter(method, model=model)
 
@@ -315,11 +315,11 @@ class Library:
         def stored(recording_id: str) -> Fingerprint:
             return self._sequence(recording_id, fingerprinter.method, index.generation)
 
-        if method == "compressed":
-            return CompressedSearcher(fingerprinter, index, stored)
-        if method != TWO_STAGE:
+        if method == "segments":
             return SegmentSearcher(fingerprinter, index, stored, len(index))
         runs = cast(Derived, self.fingerprinter("compressed"))
+        if method == "compressed":
+            return CompressedSearcher(runs, index, stored)
         n_entries = round(self.catalog.summary()[1] / fingerprinter.hop_seconds)
         return TwoStageSearcher(fingerprinter, runs, index, stored, n_entries)
 

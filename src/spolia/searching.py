@@ -104,9 +104,10 @@ class SegmentSearcher:
 class CompressedSearcher:
     """Compares every run of a query with every stored run; places are good to half a run."""
 
-    def __init__(self, fingerprinter: Fingerprinter, index: VectorIndex, stored: Stored) -> None:
-        self.fingerprinter, self.index, self.stored = fingerprinter, index, stored
-        self.n_entries = len(index)
+    def __init__(self, fingerprinter: Derived, index: VectorIndex, stored: Stored) -> None:
+        self.fingerprinter: Fingerprinter = fingerprinter
+        self.index, self.stored = index, stored
+        self.n_entries, self.span = len(index), fingerprinter.span_seconds
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
         """Return the candidates of each query."""
@@ -117,13 +118,13 @@ class CompressedSearcher:
         return same_sound(one, other, self.stored, hop=self.fingerprinter.hop_seconds)
 
     def _candidates(self, query: Fingerprint) -> list[Candidate]:
-        span, lines = self.fingerprinter.hop_seconds, defaultdict(list)
+        lines = defaultdict(list)
         for part in windows(query):
             hits = self.index.search(part.values, part.times, N_RUN_NEIGHBOURS)
-            for recording, line in rough_lines(hits, part, span=span):
+            for recording, line in rough_lines(hits, part, span=self.span):
                 lines[self.index.recording_ids[recording]].append(line)
         return [
-            Candidate(r, line, lag=span / 2 + MOST_LAG)
+            Candidate(r, line, lag=self.span / 2 + MOST_LAG)
             for r, of in lines.items()
             for line in merged(of)
         ]
@@ -148,7 +149,7 @@ class TwoStageSearcher(SegmentSearcher):
         found = self.index.search_all(
             [q.values for q in queries], [q.times for q in queries], N_RUN_NEIGHBOURS
         )
-        k, span = _n_neighbours(parts), self.runs.hop_seconds
+        k, span = _n_neighbours(parts), self.runs.span_seconds
         return [
             local_hits(
                 part,

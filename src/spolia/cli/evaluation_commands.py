@@ -302,7 +302,10 @@ def evaluate_amg(
     ] = "2",
     compressor: Annotated[
         list[Path] | None,
-        typer.Option(help="Model of runs; may be repeated.", show_default=False),
+        typer.Option(
+            help="Model of runs, with +half behind it of runs that overlap; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelOption = None,
     rival: Annotated[

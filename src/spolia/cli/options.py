@@ -27,7 +27,11 @@ ModelOption = Annotated[
 ]
 CompressorOption = Annotated[
     str | None,
-    typer.Option("--compressor", help="Model of runs, a name or a file.", show_default=False),
+    typer.Option(
+        "--compressor",
+        help="Model of runs, a name or a file; with +half behind it, runs overlap by half.",
+        show_default=False,
+    ),
 ]
 SampleModelOption = Annotated[
     str | None,

@@ -23,7 +23,7 @@ from spolia.evaluation.conditions import Query
 from spolia.evaluation.identify import NEAR, Evaluation
 from spolia.evaluation.metrics import Rate, rate
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.fingerprints.compressed import HALF, CompressedFingerprinter
 from spolia.identify import spacing
 from spolia.library import Library
 from spolia.rivals import Candidate, judged
@@ -147,7 +147,8 @@ class Runs:
     ) -> None:
         self.name, self.runs, self.index = name, runs, index
         self.by_place = by_place
-        self.seconds, self.n_vectors = runs.hop_seconds, len(index)
+        self._last: tuple[Asked, list[Neighbourhood]] | None = None  # and its places
+        self.seconds, self.n_vectors = runs.span_seconds, len(index)
         self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
 
     def answer(self, asked: Asked) -> Candidate | None:
@@ -184,8 +185,10 @@ class Runs:
         return self.runs.derive(one)
 
     def _places(self, asked: Asked) -> list[Neighbourhood]:
-        hits = self._hits(self.runs.derive_query(asked.segments), N_RUN_NEIGHBOURS)
-        return candidates(hits, span=self.runs.hop_seconds)
+        if self._last is None or self._last[0] is not asked:
+            hits = self._hits(self.runs.derive_query(asked.segments), N_RUN_NEIGHBOURS)
+            self._last = asked, candidates(hits, span=self.runs.span_seconds)
+        return self._last[1]
 
     def _hits(self, query: Fingerprint, k: int) -> Hits:
         return self.index.search(query.values, query.times, k)
@@ -270,7 +273,7 @@ class Bench:
         made: as of :meth:`compress`, perhaps with modelled runs of further recordings.
         """
         index, built = _built(made, kind)
-        name = f"{runs.compressor.card.name}, {kind}"
+        name = f"{runs.compressor.card.name}{HALF * runs.half_overlap}, {kind}"
         places = self._vector_index(index, made.ids)
         alone = Runs(name, runs, places, seconds + built)
         placed = Runs(f"{name}, by place", runs, places, seconds + built, by_place=True)
@@ -278,7 +281,7 @@ class Bench:
             self.segments, _derived(runs), places, self._stored, len(self.collection)
         )
         both = Searching(f"{name}, then segments", searcher, index, seconds + built)
-        both.seconds = runs.hop_seconds
+        both.seconds = runs.span_seconds
         return alone, placed, both
 
     def measure(self, system: System, report: Report | None = None) -> Measured:

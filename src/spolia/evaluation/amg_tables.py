@@ -14,14 +14,14 @@ from typing import Any
 
 import faiss
 
-from spolia.encoders import open_compressor
 from spolia.errors import ParameterError
 from spolia.evaluation.amg import Bench, Landmarks, Measured, Report, System
 from spolia.evaluation.collection import collect, enlarged
 from spolia.evaluation.dejavu import Dejavu, installed
 from spolia.evaluation.identify import Evaluation, Plan
 from spolia.evaluation.report import table_row
-from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.fingerprints.compressed import HALF
+from spolia.fingerprints.registry import make_compressed
 from spolia.library import Library
 from spolia.store.kinds import KINDS
 
@@ -150,8 +150,7 @@ def _systems(
     if layout.segments:
         yield from (bench.exhaustive(kind) for kind in layout.kinds)
     for file in setting.compressors:
-        compressor = open_compressor(str(file), threads=setting.threads)
-        runs = CompressedFingerprinter(bench.segments, compressor)
+        runs = make_compressed(bench.segments, str(file), threads=setting.threads)
         made, seconds = bench.compress(runs)
         grown = enlarged(made, setting.n_runs, seed=setting.seed)
         for kind in layout.kinds:
@@ -164,7 +163,7 @@ def _systems(
 def paper_figures(measured: Measured) -> dict[str, float]:
     """Return the paper's Top-1 by query length for the same system; empty if it has none."""
     name = measured.name.split(",")[0]
-    if "then segments" in measured.name or "by place" in measured.name:
+    if any(word in measured.name for word in ("then segments", "by place", HALF)):
         return {}
     if name.removeprefix("amg-") in PAPER_BY_NAME:
         lengths, figures = SHORTER, PAPER_BY_NAME[name.removeprefix("amg-")]

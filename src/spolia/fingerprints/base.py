@@ -110,6 +110,10 @@ class Derived(Fingerprinter, Protocol):
     def derives_from(self) -> str:
         """The other method."""
 
+    @property
+    def span_seconds(self) -> float:
+        """Seconds that one entry covers, at most."""
+
     def derive(self, fingerprint: Fingerprint) -> Fingerprint:
         """Return the reference fingerprint of the same recording by this method."""
 

@@ -1,8 +1,8 @@
 """AMG-Embedding: one vector for a run of segment vectors, a tenth of the index or less.
 
-A reference's segment vectors are cut into runs of up to ``longest`` vectors that do not overlap;
-the tail is kept, as a run that ends with the recording. A query is cut into runs that begin at
-every vector of every phase, because its runs never begin where a reference's do.
+A reference's segment vectors are cut into runs of up to ``longest`` vectors that do not overlap, or
+overlap by half; the tail is kept, as a run that ends with the recording. A query is cut into runs
+that begin at every vector of every phase, because its runs never begin where a reference's do.
 
 Su, Y. et al.: AMG-Embedding: a self-supervised embedding approach for audio identification. ACM MM
 2024.
@@ -25,6 +25,7 @@ from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprint
 
 SHORTEST = 3  # vectors of a run (2 s) below which the tail is joined to the run before
 RUN_STEP = 0.25  # of a run's length: how far apart the runs of a long query begin, at most
+HALF = "+half"  # behind a model's name or id: runs that overlap by half
 BATCH = 256  # runs that are compressed at once
 
 Vectors = npt.NDArray[np.float32]
@@ -37,18 +38,25 @@ class CompressedFingerprinter:
     method = "compressed"
     derives_from = "segments"
 
-    def __init__(self, segments: Fingerprinter, compressor: Compressor) -> None:
+    def __init__(
+        self, segments: Fingerprinter, compressor: Compressor, *, half_overlap: bool = False
+    ) -> None:
+        """Take both models; half_overlap: whether a reference's runs overlap by half.
+
+        Raises IncompatibleModel where the compressor was trained on another model's vectors.
+        """
         if compressor.card.base != segments.model_id:
             raise IncompatibleModel(
                 f"{compressor.path} compresses vectors of {compressor.card.base}, not of "
                 f"{segments.model_id}; give the two models that belong together"
             )
         self.segments, self.compressor = segments, compressor
+        self.half_overlap = half_overlap
 
     @property
     def model_id(self) -> str:
-        """The compressing model's id."""
-        return self.compressor.card.id
+        """The compressing model's id, with HALF behind it where runs overlap."""
+        return self.compressor.card.id + HALF * self.half_overlap
 
     @property
     def sample_rate(self) -> int:
@@ -58,6 +66,11 @@ class CompressedFingerprinter:
     @property
     def hop_seconds(self) -> float:
         """Seconds between the beginnings of a reference's runs."""
+        return self._step * self.segments.hop_seconds
+
+    @property
+    def span_seconds(self) -> float:
+        """Seconds that a whole run covers: between beginnings of runs that do not overlap."""
         return self.compressor.longest * self.segments.hop_seconds
 
     @property
@@ -105,12 +118,13 @@ class CompressedFingerprinter:
         hop, longest = self.segments.hop_seconds, self.compressor.longest
         places = np.round(segments.times / hop).astype(np.int64)
         runs = []
-        for first in range(0, int(places[-1]) + 1 if len(places) else 0, longest):
+        last = int(places[-1]) if len(places) else -1
+        ends = max(last + 1 - (longest - self._step), min(last + 1, 1))
+        for first in range(0, ends, self._step):
             inside = np.flatnonzero((places >= first) & (places < first + longest))
             if len(inside):
                 runs.append(inside)
         if len(runs) > 1 and len(runs[-1]) < SHORTEST:
-            last = places[runs[-1][-1]]
             runs[-1] = np.flatnonzero((places > last - longest) & (places <= last))
         return self._compressed(segments, runs)
 
@@ -134,6 +148,12 @@ class CompressedFingerprinter:
             runs += _spread(segments, members, length, n)
         runs.sort(key=lambda run: segments.times[run[0]])
         return self._compressed(segments, runs)
+
+    @property
+    def _step(self) -> int:
+        """Vectors between the beginnings of a reference's runs."""
+        longest = self.compressor.longest
+        return (longest + 1) // 2 if self.half_overlap else longest
 
     def _compressed(
         self, segments: Fingerprint, runs: Sequence[npt.NDArray[np.int64]]

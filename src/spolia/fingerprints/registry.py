@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprinter
+
+if TYPE_CHECKING:
+    from spolia.fingerprints.compressed import CompressedFingerprinter
 
 METHODS = ("segments", "compressed", "landmarks", "samples")
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
@@ -38,9 +43,22 @@ def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinte
     raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
 
 
-def make_compressed(segments: Fingerprinter, model: str | None = None) -> Fingerprinter:
-    """Return the fingerprinter that compresses another's vectors; model: a name or a path."""
-    from spolia.encoders import DEFAULT_COMPRESSOR, open_compressor
-    from spolia.fingerprints.compressed import CompressedFingerprinter
+def make_compressed(
+    segments: Fingerprinter,
+    model: str | None = None,
+    *,
+    held: str | None = None,
+    threads: int = 1,
+) -> CompressedFingerprinter:
+    """Return the fingerprinter that compresses another's vectors.
 
-    return CompressedFingerprinter(segments, open_compressor(model or DEFAULT_COMPRESSOR))
+    model: a name or a path; with "+half" behind it, a reference's runs overlap by half. held: the
+    id of what a library holds, whose runs overlap or do not, unless a model is given.
+    """
+    from spolia.encoders import DEFAULT_COMPRESSOR, open_compressor
+    from spolia.fingerprints.compressed import HALF, CompressedFingerprinter
+
+    half = (model or held or "").endswith(HALF)
+    name = (model or DEFAULT_COMPRESSOR).removesuffix(HALF) or DEFAULT_COMPRESSOR
+    compressor = open_compressor(name, threads=threads)
+    return CompressedFingerprinter(segments, compressor, half_overlap=half)

@@ -20,7 +20,14 @@ from spolia.training.degrade import DegradeConfig
 from spolia.training.fingerprint import make_batches
 from spolia.training.initial import load_trained
 from spolia.training.losses import semi_hard_triplet
-from spolia.training.margin import MarginConfig, Proxies, info_nce, pam
+from spolia.training.margin import (
+    MarginConfig,
+    Proxies,
+    exhaustive_scores,
+    imitation,
+    info_nce,
+    pam,
+)
 from spolia.training.pieces import PieceBatch, PieceConfig, anchor_start, draw_pieces
 from spolia.training.recipe import DataConfig, Recipe
 from spolia.training.running import (
@@ -63,6 +70,8 @@ class EmbeddingOptimiser:
     clip: float = 1.0  # largest norm of the gradient
     temperature: float = 0.1  # of InfoNCE
     triplet_margin: float = 0.2  # squared distances
+    imitation: float = 0.0  # share of the loss that imitates the scores of an exhaustive search
+    imitation_temperature: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -209,7 +218,11 @@ class EmbeddingRun(ResumableRun):
         self.model.train()
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # of the dropout
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(self.model(batch.runs, batch.padding), batch)
+        vectors = self.model(batch.runs, batch.padding)
+        loss = self.loss(vectors, batch)
+        if optimiser.imitation:
+            share = optimiser.imitation
+            loss = (1 - share) * loss + share * self.imitated(vectors, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), optimiser.clip)
         self.optimiser.step()
@@ -240,6 +253,13 @@ class EmbeddingRun(ResumableRun):
         if self.recipe.loss == "info_nce":
             return info_nce(pieces, anchors, owner, groups[:n], optimiser.temperature)
         return semi_hard_triplet(pieces, anchors[owner], groups[n:], optimiser.triplet_margin)
+
+    def imitated(self, vectors: Tensor, batch: PieceBatch) -> Tensor:
+        """Return how far pieces' similarities to anchors are from an exhaustive search's scores."""
+        n = int(batch.is_anchor.sum())
+        wanted = exhaustive_scores(batch.runs[n:], batch.runs[:n], batch.padding[n:])
+        temperature = self.recipe.optimiser.imitation_temperature
+        return imitation(vectors[n:] @ vectors[:n].T, wanted, temperature)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -116,3 +116,25 @@ def info_nce(
     ignored = groups[owner][:, None] == groups[None, :]
     ignored[torch.arange(len(owner), device=owner.device), owner] = False
     return F.cross_entropy(similarity.masked_fill(ignored, float("-inf")), owner)
+
+
+def exhaustive_scores(pieces: Tensor, anchors: Tensor, padding: Tensor) -> Tensor:
+    """Return what an exhaustive search makes of pieces and anchors [shape=(n, m)].
+
+    The mean, over a piece's vectors, of the similarity to the nearest of an anchor's. pieces: unit
+    vectors [shape=(n, longest, dim)]; padding: True behind a piece's end [shape=(n, longest)];
+    anchors: [shape=(m, longest, dim)].
+    """
+    nearest = torch.stack([(pieces @ anchor.T).amax(2) for anchor in anchors], dim=2)
+    heard = (~padding)[:, :, None].float()
+    return (nearest * heard).sum(1) / heard.sum(1).clamp(min=1.0)
+
+
+def imitation(similarity: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return the divergence of each row's softmax from that of wanted scores [shape=(n, m)]."""
+    return F.kl_div(
+        (similarity.float() / temperature).log_softmax(1),
+        (wanted.float() / temperature).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
