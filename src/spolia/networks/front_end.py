@@ -117,7 +117,8 @@ class PowerSpectrum(nn.Module):
         """Return power spectra of the used bins [shape=(n_batch, n_frames, n_bins)]."""
         frames = waveform.unfold(1, self.n_fft, self.hop_length)
         spectrum = torch.fft.rfft(frames * self.window)[..., self.first_bin : self.last_bin]
-        return torch.view_as_real(spectrum).square().sum(-1)
+        real, imaginary = spectrum.real, spectrum.imag
+        return torch.addcmul(real * real, imaginary, imaginary)
 
     def by_matmul(self, waveform: Tensor) -> Tensor:
         """Return the same as :meth:`by_fft`, for export."""

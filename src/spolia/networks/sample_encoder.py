@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from spolia.networks.front_end import FrontEndConfig, LogBandEncoder, Windowing
 from spolia.networks.segment_encoder import strided_trunk, unit_norm
 
+SHORT = 1000  # frames up to which running means are differences of sums, exact enough
+
 
 @dataclass(frozen=True)
 class SampleFrontEnd(FrontEndConfig):
@@ -74,8 +76,14 @@ class BandStandardisation(nn.Module):
         return (flat - mean) / (deviation + self.softening)
 
     def _mean(self, x: Tensor) -> Tensor:
-        half = self.n_frames // 2
-        return F.avg_pool1d(x, self.n_frames, 1, half, count_include_pad=False)
+        half, n = self.n_frames // 2, x.shape[2]
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or n > SHORT:
+            return F.avg_pool1d(x, self.n_frames, 1, half, count_include_pad=False)
+        # PyTorch's pooling adds every window up anew: a seventh of a training step.
+        total = F.pad(x.cumsum(2), (1, 0))
+        frame = torch.arange(n, device=x.device)
+        last, first = (frame + half + 1).clamp(max=n), (frame - half).clamp(min=0)
+        return (total[:, :, last] - total[:, :, first]) / (last - first)
 
 
 class SampleEncoder(LogBandEncoder):
