@@ -25,8 +25,8 @@ from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
 from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, find, levels
 from spolia.sample_graph import write_graph
-from spolia.sample_page import Windows, matrix_png, write_page
-from spolia.sample_tracing import polished, trace
+from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
+from spolia.sample_tracing import Occurrence, polished, trace
 from spolia.samples import (
     UNFITTED,
     SampleCalibration,
@@ -369,7 +369,7 @@ def test_recordings_can_be_left_out(answer, library, track):
 
 
 def unpacked(png):
-    """Return a grey PNG's size and rows."""
+    """Return a PNG's pixels, grey or in three colours."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", png[16:24])
     place, data = 8, b""
@@ -380,8 +380,9 @@ def unpacked(png):
         assert checksum == zlib.crc32(kind + body)
         data += body if kind == b"IDAT" else b""
         place += 12 + size
-    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, width + 1)
-    return rows[:, 1:]
+    colours = {0: 1, 2: 3}[png[25]]
+    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, colours * width + 1)
+    return rows[:, 1:] if colours == 1 else rows[:, 1:].reshape(height, width, 3)
 
 
 def test_the_matrix_is_dark_where_both_are_alike():
@@ -393,6 +394,18 @@ def test_the_matrix_is_dark_where_both_are_alike():
     assert picture.shape == (12, 8)
     assert picture[11, 0] == picture[4, 7] == picture.min()  # the recording's time goes upwards
     assert picture[0, 0] == picture.max()
+    line = Occurrence(3.0, 6.0, 4.0, 7.0, 0.9)
+    large = unpacked(plot_png(Windows(windows[0], windows[1], 4.0), [line]))
+    scale = LEAST_PIXELS // 12 + 1
+    assert large.shape == (12 * scale, 8 * scale, 3)
+    grey = (large[:, :, 0] == large[:, :, 1]) & (large[:, :, 1] == large[:, :, 2])
+    rows, columns = np.nonzero(~grey)
+    width, height = 8 * scale - 1, 12 * scale - 1  # middles of windows: 2 s before the line's ends
+    assert columns.min() == pytest.approx(width * 1 / 7, abs=2)
+    assert columns.max() == pytest.approx(width * 4 / 7, abs=2)
+    assert rows.max() == pytest.approx(height * (1 - 2 / 11), abs=3)
+    assert rows.min() == pytest.approx(height * (1 - 5 / 11), abs=3)
+    assert np.array_equal(large[grey][:, 0], picture.repeat(scale, 0).repeat(scale, 1)[grey])
 
 
 class Sounds(HTMLParser):

@@ -132,7 +132,7 @@ class ModelFile(ABC):
     def verify(self) -> float:
         """Return the largest deviation from the self-check vector stored in the file.
 
-        Raises ModelError where it exceeds ``tolerance``: this machine would make other fingerprints.
+        Raises ModelError above ``tolerance``: this machine would make other fingerprints.
         """
         known = np.asarray(self.card.check, np.float32)
         deviation = float(np.abs(self.check()[: len(known)] - known).max())

@@ -24,13 +24,14 @@ from spolia.encoding import encode, write_whole
 from spolia.errors import AudioError, MissingDependency
 from spolia.fingerprints.base import Fingerprint
 from spolia.sample_tracing import Occurrence
-from spolia.samples import SampleMatch, Samples
+from spolia.samples import SampleMatch, Samples, in_words
 from spolia.timing import format_seconds
 
 MOST_SECONDS = 8.0  # of an excerpt that can be heard
 BIT_RATE = 64000
 RATE = 16000  # Hz
 WIDTH = 900  # of pictures, CSS pixels
+LEAST_PIXELS = 1000  # of the longer side of a picture of its own
 MOST_ROWS = 40  # occurrences in a table
 INK, SOFT, MARK = "#1d2733", "#8795a5", "#d1495b"
 
@@ -80,22 +81,53 @@ def write_page(
 
 def matrix_png(windows: Windows) -> bytes:
     """Return the matrix of similarity as a picture, time of the query to the right."""
+    return _png(_shades(windows))
+
+
+def plot_png(windows: Windows, occurrences: Sequence[Occurrence]) -> bytes:
+    """Return the matrix as a picture of its own: enlarged, the occurrences in red."""
+    shades = _shades(windows)
+    scale = max(1, -(-LEAST_PIXELS // max(shades.shape)))
+    picture = np.repeat(shades.repeat(scale, 0).repeat(scale, 1)[:, :, None], 3, axis=2)
+    height, width, _ = picture.shape
+    ink = [int(MARK[i : i + 2], 16) for i in (1, 3, 5)]
+    for o in occurrences:
+        x = [_share(t, windows.query, windows) for t in (o.query_start, o.query_end)]
+        y = [_share(t, windows.recording, windows) for t in (o.reference_start, o.reference_end)]
+        way = np.linspace(0.0, 1.0, 2 * max(height, width))
+        columns = np.round((width - 1) * (x[0] + way * (x[1] - x[0]))).astype(np.int64)
+        rows = np.round((height - 1) * (1 - y[0] - way * (y[1] - y[0]))).astype(np.int64)
+        for thicker in (-1, 0, 1):
+            picture[np.clip(rows + thicker, 0, height - 1), columns] = ink
+    return _png(picture)
+
+
+def _shades(windows: Windows) -> npt.NDArray[np.uint8]:
+    """Return the matrix in grey, the recording's time upwards."""
     similarity = windows.recording.values @ windows.query.values.T
     low, high = np.quantile(similarity, [0.5, 0.999]) if similarity.size else (0.0, 1.0)
     shown = np.clip((similarity - low) / max(float(high - low), 1e-6), 0.0, 1.0)
-    return _png((255 - 215 * shown[::-1]).astype(np.uint8))
+    return np.asarray(255 - 215 * shown[::-1], np.uint8)
 
 
-def _png(grey: npt.NDArray[np.uint8]) -> bytes:
-    """Return an 8-bit grey picture as PNG."""
-    height, width = grey.shape
+def _share(seconds: float, of: Fingerprint, windows: Windows) -> float:
+    """Return where on an axis of the matrix a window has its middle at a time, in [0, 1]."""
+    first, last = float(of.times[0]), float(of.times[-1])
+    share = (seconds - windows.seconds / 2 - first) / max(last - first, 1e-6)
+    return min(max(share, 0.0), 1.0)
+
+
+def _png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """Return an 8-bit picture, grey or in red, green and blue along a third axis, as PNG."""
+    height, width = picture.shape[:2]
+    colour = 0 if picture.ndim == 2 else 2
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    rows = b"".join(b"\0" + row.tobytes() for row in grey)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in picture)
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -120,7 +152,7 @@ def _head(answer: Samples) -> str:
 
 def _section(match: SampleMatch, duration: float, query: Audio, windows: Windows | None) -> str:
     name = html.escape(match.recording.name)
-    played = match.transformation
+    played = in_words(match.transformation)
     if played != "untouched":
         played_as = f"{match.tempo_ratio:.3f} × the tempo, {match.semitones:+.2f} semitones"
     else:
@@ -177,10 +209,7 @@ def _matrix(match: SampleMatch, windows: Windows) -> str:
     picture = base64.b64encode(matrix_png(windows)).decode()
 
     def across(seconds: float, of: Fingerprint) -> float:
-        """Return per cent of the picture where a window has its middle at a time."""
-        first, last = float(of.times[0]), float(of.times[-1])
-        share = (seconds - windows.seconds / 2 - first) / max(last - first, 1e-6)
-        return 100 * min(max(share, 0.0), 1.0)
+        return 100 * _share(seconds, of, windows)
 
     lines = "".join(
         f'<line x1="{across(o.query_start, windows.query):.2f}%" '

@@ -51,6 +51,11 @@ def transformation(semitones: float, tempo_ratio: float) -> Transformation:
     return "pitched" if pitched else "untouched"
 
 
+def in_words(name: Transformation) -> str:
+    """Return a transformation as people read it."""
+    return "pitched and stretched" if name == "both" else name
+
+
 @dataclass(frozen=True)
 class Nominee:
     """A place of a recording that resembles places of the query."""

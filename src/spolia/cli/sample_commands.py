@@ -170,13 +170,13 @@ def _write_page(path: Path, library: Library, answer: Samples) -> None:
 
 def _write_plot(path: Path, library: Library, answer: Samples) -> None:
     from spolia.encoding import write_whole
-    from spolia.sample_page import matrix_png
+    from spolia.sample_page import plot_png
 
     if (windows := next(iter(_windows(library, answer)), None)) is None:
         typer.echo(f"{answer.query}: nothing was found, so {path} is not written", err=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, matrix_png(windows))
+    write_whole(path, plot_png(windows, answer.matches[0].occurrences))
 
 
 def sample_lines(answer: Samples) -> list[str]:
@@ -192,10 +192,11 @@ def sample_lines(answer: Samples) -> list[str]:
 
 
 def _sample_lines(match: SampleMatch) -> list[str]:
+    from spolia.samples import in_words
     from spolia.timing import format_seconds
 
     change = 100 * (match.tempo_ratio - 1)
-    played: list[str] = [match.transformation]
+    played: list[str] = [in_words(match.transformation)]
     if match.transformation != "untouched":
         played.append(f"{change:+.1f} % tempo, {match.semitones:+.1f} semitones")
     if match.part:
