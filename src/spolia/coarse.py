@@ -34,7 +34,8 @@ def candidates(hits: Hits, *, span: float, n: int = N_CANDIDATES) -> list[Neighb
     """Return the places where most runs of a query found stored runs, most similar first.
 
     span: seconds of a run. A place is a cell of one span; cells overlap by half, so that no border
-    divides hits that belong together. Each run of the query counts once in a cell, by its best hit.
+    divides hits that belong together. Runs of the query that begin together, a whole one and a
+    half one, count once in a cell, by their best hit.
     """
     if not len(hits):
         return []
