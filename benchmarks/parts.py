@@ -41,8 +41,8 @@ from spolia.sample_parts import (
     dominance,
     features,
 )
-from spolia.sample_search import KEEP, PATCH, REACH_OF_PLACE
-from spolia.sample_tracing import LEAST, Occurrence, polished, trace
+from spolia.sample_search import PATCH, REACH_OF_PLACE
+from spolia.sample_tracing import LEAST, Occurrence, exact
 
 KINDS = ("train", "val", "val-whole")
 RIDGE = 30.0
@@ -87,11 +87,7 @@ def traced_place(
     played = find(heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
     if played is None:
         return None
-    found = trace(heard, known, played, seconds=PATCH)
-    if found.occurrences:
-        played = polished(heard, known, played, found)
-        again = trace(heard, known, played, seconds=found.seconds)
-        found = again if again.pooled > KEEP * found.pooled else found
+    played, found = exact(heard, known, played, seconds=PATCH)
     near = any(_is_near(o, use) for o in found.occurrences)
     return (played, list(found.occurrences)) if near else None
 

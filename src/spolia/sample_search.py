@@ -23,7 +23,7 @@ from spolia.sample_alignment import (
     levels,
 )
 from spolia.sample_parts import part_of
-from spolia.sample_tracing import REACH, Trace, polished, trace
+from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
     Evidence,
     Nominee,
@@ -42,7 +42,6 @@ REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
-KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
 
 Report = Callable[[int, int], None]
 
@@ -147,11 +146,7 @@ class SampleFinder:
             return played, Trace((), 0.0, 0.0)
         known, origin = sound
         near = replace(played, offset=played.offset - origin)
-        found = trace(self.heard, known, near, seconds=PATCH)
-        if found.occurrences:
-            near = polished(self.heard, known, near, found)
-            again = trace(self.heard, known, near, seconds=found.seconds)
-            found = again if again.pooled > KEEP * found.pooled else found
+        near, found = exact(self.heard, known, near, seconds=PATCH)
         played = replace(near, offset=near.offset + origin)
         moved = (
             replace(

@@ -34,6 +34,7 @@ MOST_POLISHED = 5  # occurrences from which pitch and tempo are measured
 N_PASSES = 2  # in which places give the stretch, and the stretch places
 PEAK = 5.0  # robust standard deviations from which a place is an occurrence,
 PEAK_SHARE = 0.5  # and share of the best place's
+KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
 BANDS_AT_ONCE = 8
 APART = 0.8  # of the stretch's length: two occurrences begin at least that far apart
 
@@ -93,6 +94,21 @@ def trace(query: Bands, recording: Bands, played: Played, *, seconds: float) -> 
             found = _occurrences(heard, known, places, span, times, played)
             best = Trace(found, float(weights.max()), pooled)
     return best
+
+
+def exact(
+    query: Bands, recording: Bands, played: Played, *, seconds: float
+) -> tuple[Played, Trace]:
+    """Return how a sample is played, measured on all its occurrences, and these.
+
+    Arguments as of :func:`trace`.
+    """
+    found = trace(query, recording, played, seconds=seconds)
+    if found.occurrences:
+        played = polished(query, recording, played, found)
+        again = trace(query, recording, played, seconds=found.seconds)
+        found = again if again.pooled > KEEP * found.pooled else found
+    return played, found
 
 
 def polished(query: Bands, recording: Bands, played: Played, found: Trace) -> Played:

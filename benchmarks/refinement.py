@@ -1,0 +1,147 @@
+"""Measures how exactly samples are placed where the right recording and about the place are known.
+
+    python benchmarks/refinement.py CORPUS… --folder FOLDER [--tracks 110] [--split val] [--seed 21]
+
+Corpora and packs (`spolia train render --stems`). Tracks are made of them; of each use, places in
+the recording that are off by up to half a second, as windows of a search are, are compared, traced
+and polished as `spolia samples` does. What is not found counts as wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spolia.audio import Audio
+from spolia.evaluation.metrics import rate
+from spolia.evaluation.samples import OVERLAYS
+from spolia.production.crate import Crate, open_crate
+from spolia.production.folder import Written, write_productions
+from spolia.production.truth import Use
+from spolia.sample_alignment import SAMPLE_RATE, Pair, Played, find, levels
+from spolia.sample_search import PATCH, REACH_OF_PLACE
+from spolia.sample_tracing import Trace, exact
+
+SECONDS = (20.0, 45.0)  # of the tracks
+MOST_PAIRS, APART, OFF = 3, 1.5, 0.5
+START, SEMITONES, TEMPO, PLACE = 0.05, 0.25, 0.01, 0.5  # aims: seconds, semitones, share, seconds
+
+Row = dict[str, Any]
+
+
+def pairs_of(use: Use, rng: np.random.Generator) -> list[Pair]:
+    """Return rough places of some occurrences, as a search nominates them."""
+    pairs: list[Pair] = []
+    for o in sorted(use.occurrences, key=lambda o: o.start - o.end):
+        middle = (o.start + o.end) / 2
+        if len(pairs) < MOST_PAIRS and all(abs(middle - p.query) >= APART for p in pairs):
+            place = o.source_start + use.tempo_ratio * (middle - o.start)
+            pairs.append(Pair(middle, place + float(rng.uniform(-OFF, OFF))))
+    return pairs
+
+
+def judged(use: Use, played: Played | None, found: Trace) -> Row:
+    """Return what of a use is right."""
+    if played is None or not found.occurrences:
+        keys = ("found", "start", "semitones", "tempo", "count")
+        return {"found": False, "errors": {}, **dict.fromkeys(keys[1:], False)}
+    starts = np.array([o.start for o in use.occurrences])
+    errors = [float(np.abs(starts - o.query_start).min()) for o in found.occurrences]
+    places = []
+    for o in found.occurrences:
+        middle = (o.query_start + o.query_end) / 2
+        near = min(use.occurrences, key=lambda t: abs((t.start + t.end) / 2 - middle))
+        wanted = near.source_start + use.tempo_ratio * (middle - near.start)
+        places.append(abs((o.reference_start + o.reference_end) / 2 - wanted))
+    start, place = float(np.median(errors)), float(np.median(places))
+    semitones = abs(played.semitones - use.semitones)
+    tempo = abs(np.log(played.tempo / use.tempo_ratio))
+    return {
+        "found": place <= PLACE,
+        "start": start <= START,
+        "semitones": semitones <= SEMITONES,
+        "tempo": bool(tempo <= TEMPO),
+        "count": len(found.occurrences) == len(use.occurrences),
+        "errors": {"start": start, "place": place, "semitones": semitones, "tempo": float(tempo)},
+        "n": [len(found.occurrences), len(use.occurrences)],
+    }
+
+
+def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:
+    """Yield a row for each use of a made track."""
+    files = {r.file.file: r.file.path for r in crate.references}
+    heard = levels(Audio.load(folder / written.file, sample_rate=SAMPLE_RATE).samples)
+    for use in written.uses:
+        rng = np.random.default_rng([len(written.made), round(1000 * use.source_start)])
+        known = levels(Audio.load(files[use.file], sample_rate=SAMPLE_RATE).samples)
+        pairs = pairs_of(use, rng)
+        played = find(heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
+        found = Trace((), 0.0, 0.0)
+        if played is not None:
+            played, found = exact(heard, known, played, seconds=PATCH)
+        yield {
+            "file": written.file,
+            "group": use.group,
+            "part": use.part,
+            "kind": use.kind,
+            "manner": use.manner,
+            "transformation": use.transformation,
+            "overlay_db": use.overlay_db,
+            **judged(use, played, found),
+        }
+
+
+def report(rows: Sequence[Row]) -> None:
+    """Print the share of right ones, of all and by kind, and medians of errors."""
+    print(f"{len(rows)} uses of {len({r['group'] for r in rows})} recordings")
+    slices: dict[str, Callable[[Row], bool]] = {"all": lambda r: True}
+    for key in ("manner", "kind", "part", "transformation"):
+        for value in sorted({r[key] for r in rows}):
+            slices[f"{key} {value}"] = lambda r, k=key, v=value: r[k] == v
+    for low, high in OVERLAYS:
+        slices[f"overlay {low:+.0f}…{high:+.0f} dB"] = lambda r, a=low, b=high: (
+            r["overlay_db"] is not None and a <= r["overlay_db"] < b
+        )
+    print(f"{'':28}{'n':>5}  found within 0.5 s / start / pitch / tempo / count, %")
+    for name, belongs in slices.items():
+        mine = [r for r in rows if belongs(r)]
+        if mine:
+            units = np.unique([r["group"] for r in mine], return_inverse=True)[1]
+            cells = (
+                str(rate(np.array([r[key] for r in mine]), units))
+                for key in ("found", "start", "semitones", "tempo", "count")
+            )
+            print(f"{name:28}{len(mine):>5}  {' / '.join(cells)}")
+
+
+def main() -> None:
+    """Make tracks, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpora", nargs="+", type=Path)
+    parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--tracks", type=int, default=110)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--seed", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="write what was measured here, as JSON lines")
+    options = parser.parse_args()
+    crate = open_crate(options.corpora, split=options.split)
+    made = write_productions(
+        options.folder, crate, options.tracks, seed=options.seed, seconds=SECONDS
+    )
+    with ThreadPoolExecutor(options.threads) as pool:
+        parts = pool.map(lambda w: list(measured(options.folder, w, crate)), made)
+        rows = [row for part in parts for row in part]
+    if options.rows:
+        options.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(rows)
+
+
+if __name__ == "__main__":
+    main()
