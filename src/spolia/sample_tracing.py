@@ -22,6 +22,7 @@ from spolia.sample_alignment import (
     Played,
     polish,
 )
+from spolia.sample_loops import Explanation, Lags, Span, explained, stretch
 from spolia.spectral_alignment import rows_at
 
 STEP = 2  # frames in one tick
@@ -29,14 +30,15 @@ TICK = STEP * FRAME  # 32 ms
 REACH = 10.0  # seconds of the recording on either side of the seed, as played
 LOCAL = 0.5  # seconds over which agreement is measured along a diagonal
 LEAST = 0.4  # seconds: a shorter stretch is no occurrence
-HEARD = 0.5  # share of a stretch's agreement that divides it from what is outside
+LONGEST = 9.0  # seconds: a longer stretch is rarely sampled
 MOST_POLISHED = 5  # occurrences from which pitch and tempo are measured
-N_PASSES = 2  # in which places give the stretch, and the stretch places
-PEAK = 5.0  # robust standard deviations from which a place is an occurrence,
-PEAK_SHARE = 0.5  # and share of the best place's
+WEAK, STRONG = 3.0, 4.5  # robust standard deviations from which a place is looked at, and found
+MOST_PLACES = 150  # that are looked at
+NEAREST = 0.35  # seconds between them
+SLACK = 3  # ticks by which the seed may be off
 KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
 BANDS_AT_ONCE = 8
-APART = 0.8  # of the stretch's length: two occurrences begin at least that far apart
+LENGTHS = {"shortest": round(LEAST / TICK), "longest": round(LONGEST / TICK)}
 
 
 @dataclass(frozen=True)
@@ -68,32 +70,36 @@ def trace(query: Bands, recording: Bands, played: Played, *, seconds: float) -> 
     """Return every occurrence of what a patch of the query plays.
 
     query, recording: levels of the whole, see :func:`spolia.sample_alignment.levels`; played: of
-    the patch; seconds: its length. The stretch is first taken for the patch, and for what agrees
-    around it, and where that leads to more is kept.
+    the patch; seconds: its length. Places are looked for with the patch, with what agrees around it
+    and with the stretch that these lead to; the explanation that says most is kept.
     """
     heard = _ticks(query)
     first = played.middle - seconds / 2 - REACH  # the recording, as if all of it were played on
     times = first + TICK * np.arange(round((seconds + 2 * REACH) / TICK))
     known = _as_played(recording, played, times)
     heard, known = heard - heard.mean(0), known - known.mean(0)
-    baseline = _baseline(heard, known)
+    baseline, seed = _baseline(heard, known), round(first / TICK)
     patch = round(REACH / TICK), round((REACH + seconds) / TICK)
-    own = _along(heard, known, np.array([round(first / TICK)]))[0]
-    best = Trace((), 0.0, 0.0)
-    for span in (patch, _span(own, baseline, patch)):
-        places: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        weights: Floats = np.zeros(0)
-        for _ in range(N_PASSES):
-            places, weights = _places(heard, known, span)
-            if not len(places):
-                break
-            curves = _along(heard, known, places)
-            span = _span((curves * weights[:, None]).sum(0) / weights.sum(), baseline, span)
-        pooled = float(np.sqrt(np.square(weights).sum()))
-        if pooled > best.pooled:
-            found = _occurrences(heard, known, places, span, times, played)
-            best = Trace(found, float(weights.max()), pooled)
-    return best
+    own = _along(heard, known, np.array([seed]))[0]
+
+    def tried(core: Span) -> list[tuple[Explanation, Lags]]:
+        places, heights = _places(heard, known, core, seed)
+        lags = Lags(places, heights, _along(heard, known, places), baseline, len(heard))
+        one = explained(lags, core, **LENGTHS)
+        return [] if one is None else [(one, lags)]
+
+    found = tried(patch) + tried(stretch(own, baseline, patch, **LENGTHS))
+    if not found:
+        return Trace((), 0.0, 0.0)
+    found += tried(max(found, key=_gain)[0].span)
+    best, lags = max(found, key=_gain)
+    z = lags.heights[best.chosen]
+    occurrences = _occurrences(lags, best, times, played)
+    return Trace(occurrences, float(z.max()), float(np.sqrt(np.square(z).sum())))
+
+
+def _gain(found: tuple[Explanation, Lags]) -> float:
+    return found[0].gain
 
 
 def exact(
@@ -165,74 +171,73 @@ def _smooth(values: Floats) -> Floats:
     return np.convolve(padded, np.full(n, 1.0 / n), "valid")
 
 
-def _span(curve: Floats, baseline: float, seed: tuple[int, int]) -> tuple[int, int]:
-    """Return the rows around the best place within the seed on which a curve is high.
-
-    The run whose excess over half its own height is largest: the likeliest place of a step up and a
-    step down in noise.
-    """
-    smooth = _smooth(curve)
-    inside = slice(max(0, seed[0]), max(min(len(curve), seed[1]), seed[0] + 1))
-    best = inside.start + int(smooth[inside].argmax())
-    level, run = float(smooth[best]), (best, best + 1)
-    for _ in range(3):
-        excess = curve - (HEARD * level + (1 - HEARD) * baseline)
-        after = np.cumsum(excess[best:])
-        before = np.cumsum(excess[:best][::-1])
-        end = best + 1 + int(after.argmax())
-        start = best - 1 - int(before.argmax()) if len(before) and before.max() > 0 else best
-        run = start, end
-        level = float(curve[start:end].mean())
-    return run
-
-
 def _places(
-    heard: Bands, known: Bands, span: tuple[int, int]
+    heard: Bands, known: Bands, core: Span, seed: int
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the rows of the query at which ``known`` begins where it is played, and their z."""
-    part = known[span[0] : span[1]]
+    """Return the rows of the query at which ``known`` may begin, and how far they stand out.
+
+    By robust standard deviations of what the core reaches when it is played backwards, which has
+    its levels and its rhythm: a loop may fill the track, so that places themselves have no middle.
+    The place nearest to the seed is always among them; where none stands out, it is alone.
+    """
+    part = known[core[0] : core[1]]
+    n = len(part)
+    line, null = _correlations(heard, part)
+    middle = float(np.median(null))
+    z = (line - middle) / (1.4826 * float(np.median(np.abs(null - middle))) + 1e-9)
+    apart, left = round(NEAREST / TICK), z.copy()
+    near = max(0, min(seed + n + core[0] - SLACK, len(z) - 1))
+    best = near + int(z[near : near + 2 * SLACK + 1].argmax())
+    found = [best]
+    while len(found) < MOST_PLACES:
+        left[max(0, best - apart + 1) : best + apart] = -np.inf
+        best = int(left.argmax())
+        if left[best] < WEAK:
+            break
+        found.append(best)
+    if z[found].max() < STRONG:
+        found = found[:1]
+    chosen = np.array(sorted(found), np.int64)
+    return chosen - n - core[0], z[chosen]
+
+
+def _correlations(heard: Bands, part: Bands) -> tuple[Floats, Floats]:
+    """Return the correlation of a part with the query at all places, and of the part backwards.
+
+    Places go from the part's length before the query's first row to its last.
+    """
     n = len(part)
     size = 1 << (len(heard) + 2 * n - 1).bit_length()
     padded = np.pad(heard, ((n, n), (0, 0)))  # an occurrence may be cut by the query's ends
-    spectrum = np.zeros(size // 2 + 1, np.complex128)
+    spectra = np.zeros((2, size // 2 + 1), np.complex128)
     for first in range(0, heard.shape[1], BANDS_AT_ONCE):  # an hour's spectra would fill memory
         bands = slice(first, first + BANDS_AT_ONCE)
-        one, other = (np.fft.rfft(x[:, bands], size, axis=0) for x in (padded, part))
-        spectrum += (one * np.conj(other)).sum(1)
-    product = np.fft.irfft(spectrum, size)[: len(heard) + n]
+        sound = np.fft.rfft(padded[:, bands], size, axis=0)
+        for row, other in zip(spectra, (part, part[::-1]), strict=True):
+            row += (sound * np.conj(np.fft.rfft(other[:, bands], size, axis=0))).sum(1)
+    products = np.fft.irfft(spectra, size)[:, : len(heard) + n]
     energy = np.concatenate([[0.0], np.cumsum(np.square(padded).sum(1))])
-    local = energy[n : n + len(product)] - energy[: len(product)]
+    local = energy[n : n + products.shape[1]] - energy[: products.shape[1]]
     scale = float(np.square(part).sum()) * (local + 0.2 * float(local.mean()) + 1e-9)
-    line = product / np.sqrt(scale)
-    middle = float(np.median(line))
-    z = (line - middle) / (1.4826 * float(np.median(np.abs(line - middle))) + 1e-9)
-    apart, left, found = max(1, round(APART * n)), z.copy(), []
-    while left.max() >= max(PEAK, PEAK_SHARE * z.max()):
-        best = int(left.argmax())
-        found.append(best)
-        left[max(0, best - apart + 1) : best + apart] = -np.inf
-    chosen = np.array(sorted(found), np.int64)
-    return chosen - n - span[0], z[chosen]
+    forwards, backwards = products / np.sqrt(scale)
+    return forwards, backwards
 
 
 def _occurrences(
-    heard: Bands,
-    known: Bands,
-    places: npt.NDArray[np.int64],
-    span: tuple[int, int],
-    times: Floats,
-    played: Played,
+    lags: Lags, found: Explanation, times: Floats, played: Played
 ) -> tuple[Occurrence, ...]:
-    curves = _along(heard, known, places)
-    found: list[Occurrence] = []
-    for i, place in enumerate(places):
-        low, high = max(span[0], -place), min(span[1], len(heard) - place)
+    occurrences: list[Occurrence] = []
+    places, curves = lags.places[found.chosen], lags.curves[found.chosen]
+    for i, place in enumerate(places.tolist()):
+        low, high = max(found.span[0], -place), min(found.span[1], lags.n_query - place)
         if i + 1 < len(places):
-            high = min(high, int(places[i + 1]) + span[0] - int(place))
+            high = min(high, int(places[i + 1]) + found.span[0] - place)
         if (high - low) * TICK < LEAST:
             continue
-        start, end = (played.tempo * (times[0] + TICK * row) + played.offset for row in (low, high))
+        start, end = (
+            float(played.tempo * (times[0] + TICK * row) + played.offset) for row in (low, high)
+        )
         score = float(curves[i, low:high].mean())
-        begin, stop = (TICK * (int(place) + row) for row in (low, high))
-        found.append(Occurrence(begin, stop, start, end, score))
-    return tuple(found)
+        begin, stop = TICK * (place + low), TICK * (place + high)
+        occurrences.append(Occurrence(begin, stop, start, end, score))
+    return tuple(occurrences)
