@@ -13,9 +13,12 @@ pytest.importorskip("onnx", reason="needs the extra train")
 from typer.testing import CliRunner
 
 from corpora import make_corpus
+from fakes import tune
 from spolia.cli import app
 from spolia.encoders import Encoder, open_classifier, open_model
+from spolia.encoding import write_wav
 from spolia.errors import ModelError, TrainingError
+from spolia.library import Library
 from spolia.training.classifying import (
     ClassifierOptimiser,
     ClassifierRecipe,
@@ -25,7 +28,11 @@ from spolia.training.classifying import (
     load_encoder,
     train_classifier,
 )
-from spolia.training.export import export_checkpoint
+from spolia.training.export import (
+    export_checkpoint,
+    export_classifier,
+    update_card,
+)
 from spolia.training.fingerprint import train
 from spolia.training.initial import load_checkpoint
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
@@ -259,3 +266,38 @@ def assert_equals_torch(checkpoint, nodes, logits):
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(nodes[:-1]), torch.from_numpy(nodes[1:]))
     assert np.allclose(expected.numpy(), logits, atol=1e-4)
+
+
+def test_samples_are_judged_by_model_files_and_those_that_do_not_belong_are_refused(
+    recipe, options, checkpoint, tmp_path
+):
+    short = dataclasses.replace(recipe, optimiser=ClassifierOptimiser(steps=1, warmup=1))
+    made = train_classifier(short, where(options, tmp_path), lambda entry: None)
+    encoder, judge, stranger = (str(tmp_path / f"{n}.onnx") for n in ("graph", "judge", "other"))
+    export_checkpoint(checkpoint, tmp_path / "graph.onnx")
+    export_classifier(made, tmp_path / "judge.onnx")
+    (tmp_path / "other.onnx").write_bytes((tmp_path / "judge.onnx").read_bytes())
+    update_card(tmp_path / "other.onnx", base="sample-000000000000")
+    for number in range(2):
+        write_wav(tmp_path / f"crate{number}.wav", tune(number, 16.0, 16000))
+    track, held = tmp_path / "track.wav", tmp_path / "library"
+    write_wav(track, tune(1, 16.0, 16000).slice(2.048, 12.048))
+    with Library(held, methods=["samples"], sample_model=encoder) as library:
+        library.add(tmp_path.glob("crate*.wav"))
+    with Library(held, sample_model=encoder, sample_classifier=judge, threads=1) as library:
+        found = library.find_samples(track, top=1).matches[0]
+    assert found.recording.path.endswith("crate1.wav")
+    assert len(found.features) == 9
+    assert found.features[8] != 0.0
+    words = ["samples", str(track), "--json", "--library", str(held), "--sample-model", encoder]
+    run = CliRunner().invoke(app, [*words, "--classifier", judge])
+    assert run.exit_code == 0, run.output
+    refused = CliRunner().invoke(app, [*words, "--classifier", stranger])
+    assert isinstance(refused.exception, ModelError)
+    assert str(refused.exception).startswith(f"{stranger} compares nodes of sample-000000000000, ")
+
+
+def test_a_classifier_is_refused_where_it_judges_nothing(tmp_path):
+    words = ["evaluate", "samples", "--corpus", str(tmp_path), "--method", "segments"]
+    run = CliRunner().invoke(app, [*words, "--classifier", "judge.onnx"])
+    assert run.exit_code == 2

@@ -167,10 +167,8 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
     rng = np.random.default_rng(0)
 
     def ranked(name, z):
-        row = [1.0, 0.5, 0.0, z, z, 0.3, 1.0, 1.0]
-        return Ranked(
-            name, 0.5, 1.0, 0.0, features=(np.array(row) + 0.1 * rng.normal(size=8)).tolist()
-        )
+        row = np.array([1.0, 0.5, 0.0, z, z, 0.3, 1.0, 1.0]) + 0.1 * rng.normal(size=8)
+        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), 0.0])
 
     outcomes = []
     for i in range(200):
@@ -179,6 +177,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
         outcomes.append(SampleOutcome(f"{i}", 20.0, 0.0, 1.0, uses, ranking))
     fitted = fit(outcomes)
     assert (fitted.n_tracks, fitted.n_free) == (200, 100)
+    assert fitted.weights[8] == 0.0  # nothing was judged by a classifier
     level = [1 / (1 + np.exp(-np.dot(fitted.weights, o.ranking[0].features))) for o in outcomes]
     assert min(level[1::2]) > fitted.threshold
     assert np.mean(np.array(level[::2]) > fitted.threshold) <= 0.02

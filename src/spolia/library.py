@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from spolia.audio import Audio, Source, check_query, name_of
@@ -22,6 +21,7 @@ from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
+from spolia.sample_judging import Judge, open_judge
 from spolia.sample_search import Report, SampleFinder
 from spolia.samples import Samples, calibration_of
 from spolia.searching import (
@@ -57,6 +57,7 @@ class Library:
         model: str | None = None,
         compressor: str | None = None,
         sample_model: str | None = None,
+        sample_classifier: str | None = None,
         threads: int = 2,
         fingerprinters: Sequence[Fingerprinter] | None = None,
     ) -> None:
@@ -65,12 +66,14 @@ class Library:
         methods: what a new library holds, or what to extend an old one by; default "segments" and
         "compressed", of a segment model that no compressor is given for "segments" alone.
         model, compressor, sample_model: name or path of the segment model, of the model that
-        compresses its vectors, and of the model of samples. fingerprinters: used instead.
+        compresses its vectors, and of the model of samples; sample_classifier: of the model that
+        judges what that nominates, by default none. fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
         self.threads = max(1, threads)
         self.model, self.compressor, self.sample_model = model, compressor, sample_model
+        self.sample_classifier = sample_classifier
         self._fingerprinters = {f.method: f for f in fingerprinters or ()}
         self.catalog = Catalog(self.folder, create=create)
         held, wanted = self.catalog.methods(), methods or self._fingerprinters
@@ -84,12 +87,7 @@ class Library:
         """Return the library itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close the database."""
         self.close()
 
@@ -125,6 +123,14 @@ class Library:
         model = self.sample_model if method == "samples" else self.model
         return registry.make_fingerprinter(method, model=model)
 
+    @cached_property
+    def sample_judge(self) -> Judge | None:
+        """What judges nominees of samples, None without ``sample_classifier``; or ModelError."""
+        if self.sample_classifier is None:
+            return None
+        fingerprinter = cast(SampleFingerprinter, self.fingerprinter("samples"))
+        return open_judge(self.sample_classifier, fingerprinter.encoder, threads=self.threads)
+
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
     ) -> AddReport:
@@ -143,8 +149,7 @@ class Library:
 
     def remove(self, recording_ids: Iterable[str]) -> list[Recording]:
         """Remove recordings; all ids are checked before the first is removed."""
-        found = [self.catalog.get(recording_id) for recording_id in recording_ids]
-        found = list(dict.fromkeys(found))
+        found = list(dict.fromkeys(map(self.catalog.get, recording_ids)))
         self.catalog.remove(*(recording.id for recording in found))
         return found
 
@@ -294,6 +299,7 @@ class Library:
             seconds=fingerprinter.segment_seconds,
             threads=self.threads,
             without=without,
+            judge=self.sample_judge,
             report=progress,
         )
 
@@ -325,7 +331,7 @@ class Library:
 
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()
-        held = sorted(stored or self.methods, key=_rank)
+        held = sorted(stored or self.methods, key=registry.rank)
         if {"segments", "compressed"} <= set(held):
             held.insert(0, TWO_STAGE)
         method = method or held[0]
@@ -392,9 +398,3 @@ class Library:
     def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
         recording = self.catalog.get(candidate.recording_id)
         return match_of(recording, candidate.probability, self.place(audio, candidate), method)
-
-
-def _rank(method: str) -> tuple[int, str]:
-    """Order methods as the registry does: the first that a library holds is its default."""
-    known = registry.METHODS
-    return known.index(method) if method in known else len(known), method

@@ -1,4 +1,4 @@
-"""Finds what a track samples in a library: search, comparison of sound, tracing, judgement."""
+"""Finds what a track samples in a library: search, judgement, comparison of sound, tracing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from spolia.sample_alignment import (
     find,
     levels,
 )
+from spolia.sample_judging import Claim, Judge
 from spolia.sample_parts import part_of
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
@@ -39,6 +40,9 @@ from spolia.store.vectors import VectorIndex
 N_NEIGHBOURS = 20  # hits per window of a query
 PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
+REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
+N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
+PER_LOGIT = 1.0  # deviations of the best patch that one of a logit is worth in what is traced first
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
@@ -59,17 +63,21 @@ class SampleFinder:
         seconds: float,
         threads: int = 2,
         without: Collection[str] = (),
+        judge: Judge | None = None,
         report: Report | None = None,
     ) -> None:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
 
-        without: ids of recordings that are not looked for, such as the query's own.
+        without: ids of recordings that are not looked for, such as the query's own; judge: rejects
+        nominees before their sound is compared, and has a say in which are traced.
         """
         self.without = set(without)
         self.query, self.heard = query.samples, levels(query.samples)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
-        self.nominees: list[Nominee] = []  # once they were searched
+        self.judge = judge
+        self.nominees: list[Nominee] = []  # once they were searched, without those rejected
+        self._load = lru_cache(maxsize=64)(self._loaded)
         self._sound = lru_cache(maxsize=64)(self._read)
 
     def evidence(self) -> list[Evidence]:
@@ -78,16 +86,17 @@ class SampleFinder:
         if self.without:
             names = np.array([name in self.without for name in self.index.recording_ids], bool)
             hits = chosen(hits, ~names[hits.recordings])
-        self.nominees = nominees = nominate(hits, seconds=self.seconds)
-        best = self._best_of_recordings(nominees, self._compared(nominees))
+        nominees = self._judged(nominate(hits, seconds=self.seconds))
         scores = _best_scores(nominees)
+        self.nominees = left = [n for n in nominees if n.logit >= REJECT]
+        best = _best_of_recordings(left, self._compared(left))
         found = []
         for nominee, played in best[:MOST_TRACED]:
             played, traced = self._traced(nominee, played)
             others = [s for r, s in scores.items() if r != nominee.recording]
             lead = scores[nominee.recording] - max(others, default=0.0)
             name = self.index.recording_ids[nominee.recording]
-            found.append(Evidence(name, nominee.score, lead, played, traced))
+            found.append(Evidence(name, nominee.score, lead, played, traced, nominee.logit))
         return found
 
     def matches(self, calibration: SampleCalibration) -> list[SampleMatch]:
@@ -109,12 +118,26 @@ class SampleFinder:
         return sorted(found, key=lambda match: -match.probability)
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
-        """Return ids and similarity of recordings that were nominated but are not named."""
+        """Return ids and similarity of recordings that are nominated but not named."""
         known = set(named)
         scores = {self.index.recording_ids[i]: s for i, s in _best_scores(self.nominees).items()}
         return sorted(
             ((r, s) for r, s in scores.items() if r not in known), key=lambda item: -item[1]
         )
+
+    def _judged(self, nominees: list[Nominee]) -> list[Nominee]:
+        """Return nominees with their logits, as they are without a judge."""
+        if self.judge is None:
+            return nominees
+        with ThreadPoolExecutor(self.threads) as pool:
+            claims = list(pool.map(self._claim, nominees))
+        logits = self.judge.logits(Audio(self.query, SAMPLE_RATE), claims)
+        return [replace(n, logit=float(x)) for n, x in zip(nominees, logits, strict=True)]
+
+    def _claim(self, nominee: Nominee) -> Claim:
+        start, end = self._around(nominee)
+        sound = self._load(self.index.recording_ids[nominee.recording], start, end)
+        return Claim(nominee.recording, nominee.pairs[:N_JUDGED], sound, start)
 
     def _compared(self, nominees: Sequence[Nominee]) -> list[Played | None]:
         with ThreadPoolExecutor(self.threads) as pool:
@@ -127,9 +150,7 @@ class SampleFinder:
 
     def _compare(self, nominee: Nominee) -> Played | None:
         """Return how the query plays a nominee."""
-        around = PATCH / 2 * QUICKEST + REACH_OF_PLACE + 0.5
-        middles = [pair.recording for pair in nominee.pairs]
-        sound = self._levels(nominee.recording, min(middles) - around, max(middles) + around)
+        sound = self._levels(nominee.recording, *self._around(nominee))
         if sound is None:
             return None
         known, origin = sound
@@ -168,29 +189,21 @@ class SampleFinder:
             return None
         return part_of(self.query, sound.samples, found, evidence.played, origin=start)
 
-    def _best_of_recordings(
-        self, nominees: Sequence[Nominee], played: Iterable[Played | None]
-    ) -> list[tuple[Nominee, Played]]:
-        """Return each recording's best place that stands out, the best recording first."""
-        best: dict[int, tuple[Nominee, Played]] = {}
-        for nominee, one in zip(nominees, played, strict=True):
-            if one is None or one.patch_z < GATE:
-                continue
-            held = best.get(nominee.recording)
-            if held is None or one.patch_z > held[1].patch_z:
-                best[nominee.recording] = nominee, one
-        return sorted(best.values(), key=lambda item: -item[1].patch_z)
+    def _around(self, nominee: Nominee) -> tuple[float, float]:
+        """Return the seconds of a recording that are heard for a nominee, whole ones."""
+        around = max(PATCH / 2 * QUICKEST + REACH_OF_PLACE + 0.5, self.seconds / 2)
+        middles = [pair.recording for pair in nominee.pairs]
+        return _whole(min(middles) - around, max(middles) + around)
 
     def _levels(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
         """Return levels of a stretch of a recording and the seconds of their first row."""
-        first = max(0.0, np.floor(start))
-        return self._sound(number, float(first), float(np.ceil(end)))
+        return self._sound(number, *_whole(start, end))
 
     def _read(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
         sound = self._load(self.index.recording_ids[number], start, end)
         return None if sound is None else (levels(sound.samples), start)
 
-    def _load(self, recording_id: str, start: float, end: float) -> Audio | None:
+    def _loaded(self, recording_id: str, start: float, end: float) -> Audio | None:
         """Return a stretch of a recording; None where its file is gone or was changed."""
         recording = self.recording(recording_id)
         if not is_unchanged(recording):
@@ -200,6 +213,29 @@ class SampleFinder:
         except AudioError:
             return None
         return sound if len(sound) else None
+
+
+def _whole(start: float, end: float) -> tuple[float, float]:
+    return float(max(0.0, np.floor(start))), float(np.ceil(end))
+
+
+def _best_of_recordings(
+    nominees: Sequence[Nominee], played: Iterable[Played | None]
+) -> list[tuple[Nominee, Played]]:
+    """Return each recording's best place that stands out, the best recording first."""
+    best: dict[int, tuple[Nominee, Played]] = {}
+    for nominee, one in zip(nominees, played, strict=True):
+        if one is None or one.patch_z < GATE:
+            continue
+        held = best.get(nominee.recording)
+        if held is None or _promise(nominee, one) > _promise(*held):
+            best[nominee.recording] = nominee, one
+    return sorted(best.values(), key=lambda item: -_promise(*item))
+
+
+def _promise(nominee: Nominee, played: Played) -> float:
+    """Return how much speaks for a place before it is traced, in deviations."""
+    return played.patch_z + PER_LOGIT * nominee.logit
 
 
 def _best_scores(nominees: Sequence[Nominee]) -> dict[int, float]:

@@ -33,7 +33,7 @@ N_NOMINEES = 40  # places of recordings that are compared with the query's sound
 N_OF_RECORDING = 3  # and of one recording
 N_PAIRS = 3  # places of the query that vouch for a nominee
 PAIRS_APART = 1.5  # seconds between them
-N_FEATURES = 8
+N_FEATURES = 9
 
 
 def transformation(semitones: float, tempo_ratio: float) -> Transformation:
@@ -63,6 +63,7 @@ class Nominee:
     recording: int  # position in the index's ``recording_ids``
     pairs: tuple[Pair, ...]  # middles of windows, most similar first
     score: float  # similarity of the first
+    logit: float = 0.0  # that its sound is heard, by a classifier; 0: not judged
 
 
 def nominate(hits: Hits, *, seconds: float, n: int = N_NOMINEES) -> list[Nominee]:
@@ -110,13 +111,15 @@ class Evidence:
     lead: float  # of that over the best of another recording
     played: Played
     trace: Trace
+    logit: float = 0.0  # of the nominee
 
 
 def features(evidence: Sequence[Evidence]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 8)].
+    """Return what the logistic function sees [shape=(n, 9)].
 
     One, the similarity and its lead, how far pitch and tempo stand out for all patches and for the
-    best, the correlation there, and how far the places stand out, best and pooled.
+    best, the correlation there, how far the places stand out, best and pooled, and the logit of
+    a classifier, 0 without one.
     """
     rows = [
         (
@@ -128,6 +131,7 @@ def features(evidence: Sequence[Evidence]) -> Floats:
             e.played.correlation,
             np.log1p(max(e.trace.z, 0.0)),
             np.log1p(max(e.trace.pooled, 0.0)),
+            e.logit,
         )
         for e in evidence
     ]
@@ -169,8 +173,9 @@ class SampleCalibration:
         return found
 
 
-# Without a fit: a guess by which five deviations of the best patch are as likely right as wrong.
-UNFITTED = SampleCalibration((-9.0, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5), 0.9)
+# Without a fit: a guess by which five deviations of the best patch are as likely right as wrong. A
+# classifier's logit counts half, since it hears much of what the similarity says already.
+UNFITTED = SampleCalibration((-9.0, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5), 0.9)
 
 
 def calibration_of(values: Mapping[str, Any]) -> SampleCalibration:

@@ -10,6 +10,7 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    ClassifierOption,
     CompressorOption,
     CorpusOption,
     JsonOption,
@@ -168,6 +169,7 @@ def evaluate_samples(
         str | None,
         typer.Option(help="Model of samples, a name or a file.", show_default=False),
     ] = None,
+    classifier: ClassifierOption = None,
     tracks: Annotated[int, typer.Option(min=1, help="Tracks to make that sample something.")] = 200,
     free: Annotated[int, typer.Option(min=0, help="Tracks to make that sample nothing.")] = 100,
     lengths: Annotated[
@@ -193,12 +195,15 @@ def evaluate_samples(
     """Measure what is found of samples in made tracks or in Sample100; prints a table."""
     if sample100 and calibrate:
         raise typer.BadParameter("--calibrate needs sample-free tracks; give --corpus")
+    if classifier and method != "samples":
+        raise typer.BadParameter("--classifier judges what the method samples finds")
     benchmark = _sample_benchmark(
         corpus or [], sample100, folder, distractors or [], tracks, free, split, lengths, seed
     )
     ending = "" if sample100 else f"-{split}"
     held = library or cache_folder() / f"evaluate-{benchmark.name}-{method}{ending}"
-    facts = _measure_samples(benchmark, method, model, held, calibrate, out, threads)
+    models = {"sample_model": model, "sample_classifier": classifier}
+    facts = _measure_samples(benchmark, method, models, held, calibrate, out, threads)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
@@ -234,7 +239,7 @@ def _sample_benchmark(
 def _measure_samples(
     benchmark: SampleBenchmark,
     method: str,
-    model: str | None,
+    models: dict[str, Any],
     library: Path,
     calibrate: Path | None,
     out: Path | None,
@@ -251,15 +256,18 @@ def _measure_samples(
     held = "segments" if method == "random" else method
     with Bar("tracks") as bar:
         tracks = benchmark.make(bar.show)
-    with Library(library, methods=[held], sample_model=model, threads=threads) as opened:
+    with Library(library, methods=[held], threads=threads, **models) as opened:
+        classifier = opened.sample_judge and opened.sample_judge.model_id
         find = benchmark.finder(opened, _filled(benchmark, opened), method)
-        journal = cache_folder() / sample_running.journal_name(plan, method, repr(opened))
+        name = sample_running.journal_name(plan, method, repr(opened), classifier)
+        journal = cache_folder() / name
         with Bar("queries") as bar:
             outcomes = benchmark.run(tracks, find, journal, bar.show)
         facts: dict[str, Any] = {
             "plan": asdict(plan),
             "library": repr(opened).split(": ", 1)[1].rstrip(">"),
             "method": method,
+            "classifier": classifier,
             "tables": sample_report.tables(outcomes, plan.lengths, opened, benchmark.references),
         }
     if calibrate is not None:

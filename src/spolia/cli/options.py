@@ -37,6 +37,14 @@ SampleModelOption = Annotated[
     str | None,
     typer.Option("--sample-model", help="Model of samples, a name or a file.", show_default=False),
 ]
+ClassifierOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classifier",
+        help="Classifier that judges what the model of samples finds, a name or a file.",
+        show_default=False,
+    ),
+]
 TopOption = Annotated[
     int, typer.Option(min=0, help="Also show candidates below the threshold, up to this many.")
 ]

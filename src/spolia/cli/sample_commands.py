@@ -13,6 +13,7 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
+    ClassifierOption,
     JsonOption,
     LibraryOption,
     SampleModelOption,
@@ -66,6 +67,7 @@ def samples(
         ),
     ] = None,
     sample_model: SampleModelOption = None,
+    classifier: ClassifierOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +83,11 @@ def samples(
     failed: list[tuple[str, str]] = []
     answers: list[Samples] = []
     opened = Library(
-        library_folder(library), create=False, sample_model=sample_model, threads=threads
+        library_folder(library),
+        create=False,
+        sample_model=sample_model,
+        sample_classifier=classifier,
+        threads=threads,
     )
     with opened:
         outputs = _Outputs(export, page, plot, several=len(tracks) > 1)

@@ -14,6 +14,11 @@ METHODS = ("segments", "compressed", "landmarks", "samples")
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
+def rank(method: str) -> tuple[int, str]:
+    """Return a key that orders methods: the first that a library holds is its default."""
+    return METHODS.index(method) if method in METHODS else len(METHODS), method
+
+
 def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...]:
     """Return what a new library holds: runs too, where a model of them belongs to the segments'."""
     from spolia.encoders import DEFAULT_SEGMENT_MODEL
