@@ -122,14 +122,14 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
 
     card = open_encoder("segment").card
     monkeypatch.setattr(
-        amg_tables, "open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
+        "spolia.encoders.open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
     )
     setting = Setting(
         corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 6, 6_000, seed=3, threads=1
     )
     seen = []
     one = layout("1")
-    short = amg_tables.Layout((2.0, 5.0), landmarks=True)
+    short = amg_tables.Layout("short", (2.0, 5.0), landmarks=True)
     rows = measure(short, setting, report=lambda done, total: seen.append((done, total)))
     names = [r.name for r in rows]
     assert one.landmarks
@@ -235,6 +235,38 @@ def test_dejavu_that_is_not_installed_is_named(monkeypatch):
         installed()
 
 
+def test_an_interrupted_table_goes_on_with_the_rows_it_has(corpus, tmp_path, monkeypatch):
+    from spolia.encoders import open_encoder
+    from spolia.evaluation.amg import Bench
+
+    card = open_encoder("segment").card
+    monkeypatch.setattr(
+        "spolia.encoders.open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
+    )
+    setting = Setting(corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 2, 0, seed=3, threads=1)
+    short = amg_tables.Layout("short", (3.0,))
+    measured, true = [], Bench.measure
+
+    def counted(bench, system, report=None):
+        measured.append(system.name)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return true(bench, system, report)
+
+    monkeypatch.setattr(Bench, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(short, setting)
+    rows = measure(short, setting)
+    names = [row.name for row in rows]
+    assert measured == [*names[:3], *names[2:]]
+    assert len(names) == 4
+    assert not list(tmp_path.glob("*.jsonl"))
+    monkeypatch.setattr(Bench, "measure", true)
+    again = measure(short, setting)
+    assert [r.top1 for r in again] == [r.top1 for r in rows]
+    assert [type(r.index_ms) for r in again] == [type(r.index_ms) for r in rows]
+
+
 def test_modelled_runs_make_the_index_larger_and_not_the_answers_worse(
     corpus, tmp_path, monkeypatch
 ):
@@ -242,11 +274,11 @@ def test_modelled_runs_make_the_index_larger_and_not_the_answers_worse(
 
     card = open_encoder("segment").card
     monkeypatch.setattr(
-        amg_tables, "open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
+        "spolia.encoders.open_compressor", lambda *_, **__: MeanCompressor(card.id, card.dim)
     )
     files = (None, (), (Path("mean.onnx"),), ())
     setting = Setting(corpus, tmp_path, *files, 4, 0, seed=3, threads=1, n_runs=3_000)
-    short = amg_tables.Layout((5.0,), segments=False)
+    short = amg_tables.Layout("short", (5.0,), segments=False)
     alone, _, both = measure(short, setting)
     assert alone.n_vectors == both.n_vectors == 3_000
     assert 600_000 > alone.bytes_per_hour > 3600 / (LONGEST * 0.5) * card.dim

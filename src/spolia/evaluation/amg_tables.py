@@ -8,7 +8,8 @@ degradation of Chang et al. 2021; one vector searched at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import faiss
 
 from spolia.errors import ParameterError
 from spolia.evaluation.amg import Bench, Landmarks, Measured, Report, System
-from spolia.evaluation.collection import collect, enlarged
+from spolia.evaluation.amg_journal import AmgJournal
+from spolia.evaluation.collection import Collection, collect, enlarged
 from spolia.evaluation.dejavu import Dejavu, installed
 from spolia.evaluation.identify import Evaluation, Plan
 from spolia.evaluation.report import table_row
-from spolia.fingerprints.compressed import HALF
+from spolia.evaluation.running import header
+from spolia.fingerprints.compressed import HALF, CompressedFingerprinter
 from spolia.fingerprints.registry import make_compressed
 from spolia.library import Library
 from spolia.store.kinds import KINDS
@@ -56,6 +59,7 @@ PAPER_BY_NAME: dict[str, tuple[float, ...]] = {
 class Layout:
     """What a table compares."""
 
+    name: str
     lengths: tuple[float, ...]  # of queries, seconds
     kinds: tuple[str, ...] = ("sq8",)  # of index
     landmarks: bool = False
@@ -64,11 +68,14 @@ class Layout:
 
 
 LAYOUTS = {
-    "1": Layout(LENGTHS, landmarks=True),
-    "2": Layout(LENGTHS, kinds=("sq8", "ivf-pq")),
-    "3": Layout(SHORTER, segments=False, two_stages=False),
-    "4": Layout(SHORTER, segments=False, two_stages=False),
-    "index": Layout((30.0,), kinds=KINDS),
+    layout.name: layout
+    for layout in (
+        Layout("1", LENGTHS, landmarks=True),
+        Layout("2", LENGTHS, kinds=("sq8", "ivf-pq")),
+        Layout("3", SHORTER, segments=False, two_stages=False),
+        Layout("4", SHORTER, segments=False, two_stages=False),
+        Layout("index", (30.0,), kinds=KINDS),
+    )
 }
 
 
@@ -104,7 +111,7 @@ def measure(
     filling: Callable[[Any], None] | None = None,
     report: Report | None = None,
 ) -> list[Measured]:
-    """Return the rows of a table."""
+    """Return the rows of a table; an interrupted call continues with those it has measured."""
     faiss.omp_set_num_threads(setting.threads)
     if setting.dejavu:
         installed()  # or fail before anything is computed
@@ -136,28 +143,55 @@ def _rows(
         hours = len(collection) * segments.hop_seconds / 3600
         bench = Bench(evaluation, collection, segments, hours=hours)
         bench.ask(report)
-        for system in _systems(bench, layout, setting, library, report):
-            yield bench.measure(system, report)
+        facts = header(evaluation, layout.name), asdict(setting), len(collection)
+        journal = AmgJournal(setting.folder / f"{name}-{layout.name}.jsonl", {"of": repr(facts)})
+        for key, system in _systems(bench, layout, setting, library, report):
+            if key not in journal.done:
+                journal.add(key, bench.measure(system(), report))
+            yield journal.done[key]
+        journal.path.unlink(missing_ok=True)
 
 
 def _systems(
     bench: Bench, layout: Layout, setting: Setting, library: Library, report: Report | None
-) -> Iterator[System]:
+) -> Iterator[tuple[str, Callable[[], System]]]:
+    """Yield a key for each system, and what makes it when it is not measured yet."""
     if layout.landmarks:
-        yield Landmarks(library)
+        yield "landmarks", lambda: Landmarks(library)
     if layout.landmarks and setting.dejavu:
-        yield Dejavu(installed(), list(library), report)
+        yield "Dejavu", lambda: Dejavu(installed(), list(library), report)
     if layout.segments:
-        yield from (bench.exhaustive(kind) for kind in layout.kinds)
+        for kind in layout.kinds:
+            yield f"segments, {kind}", partial(bench.exhaustive, kind)
     for file in setting.compressors:
         runs = make_compressed(bench.segments, str(file), threads=setting.threads)
-        made, seconds = bench.compress(runs)
-        grown = enlarged(made, setting.n_runs, seed=setting.seed)
+        made = lru_cache(maxsize=1)(partial(_grown, bench, runs, setting))
         for kind in layout.kinds:
-            systems = bench.compressed(runs, grown, seconds, kind)
-            for system in systems if layout.two_stages else systems[:2]:
-                system.growth = len(grown) / len(made)
-                yield system
+            systems = lru_cache(maxsize=1)(partial(_compressed, bench, runs, made, kind))
+            for i in range(3 if layout.two_stages else 2):
+                yield f"{runs.model_id}, {kind}, {i}", partial(lambda of, i: of()[i], systems, i)
+
+
+def _grown(
+    bench: Bench, runs: CompressedFingerprinter, setting: Setting
+) -> tuple[Collection, float, float]:
+    """Return all runs, modelled ones too, how long they took, and how much was modelled."""
+    made, seconds = bench.compress(runs)
+    grown = enlarged(made, setting.n_runs, seed=setting.seed)
+    return grown, seconds, len(grown) / len(made)
+
+
+def _compressed(
+    bench: Bench,
+    runs: CompressedFingerprinter,
+    made: Callable[[], tuple[Collection, float, float]],
+    kind: str,
+) -> tuple[System, ...]:
+    grown, seconds, growth = made()
+    systems = bench.compressed(runs, grown, seconds, kind)
+    for system in systems:
+        system.growth = growth
+    return systems
 
 
 def paper_figures(measured: Measured) -> dict[str, float]:
