@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation import amg, amg_tables
 from spolia.evaluation.amg import Asked, Measured
-from spolia.evaluation.amg_plots import plot
+from spolia.evaluation.amg_plots import _fewer, plot
 from spolia.evaluation.amg_tables import Setting, layout, markdown, measure, paper_figures
 from spolia.evaluation.collection import collect, enlarged, gathered
 from spolia.evaluation.dejavu import Dejavu, installed
@@ -157,6 +158,13 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
     assert json.dumps([r.query_ms for r in rows])
     pytest.importorskip("matplotlib")
     plot(tmp_path / "amg.png", rows)
+    kinds = [replace(r, name=r.name.replace("sq8", kind)) for kind in ("sq8", "pq") for r in rows]
+    names = [row.name for row in _fewer(kinds)]
+    assert names == [
+        "segments, sq8",
+        "compressed-5s, sq8, by place",
+        "compressed-5s, sq8, then segments",
+    ]
     assert (tmp_path / "amg.png").read_bytes().startswith(b"\x89PNG")
 
 

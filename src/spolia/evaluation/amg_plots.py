@@ -8,11 +8,16 @@ from pathlib import Path
 from spolia.errors import MissingDependency
 from spolia.evaluation.amg import Measured
 
+MOST = 14  # systems that can be told apart
 MARKS = {"2": "v", "5": "s", "10": "o", "30": "D"}  # query lengths of the second picture, seconds
 
 
 def plot(path: Path, rows: Sequence[Measured]) -> None:
-    """Write Top-1 over query length, and over bytes per hour, a line or mark per system."""
+    """Write Top-1 over query length, and over bytes per hour, a line or mark per system.
+
+    Of many rows only those of the first kind of index are drawn, runs alone by place.
+    """
+    rows = rows if len(rows) <= MOST else _fewer(rows)
     try:
         import matplotlib
 
@@ -47,3 +52,15 @@ def plot(path: Path, rows: Sequence[Measured]) -> None:
     figure.tight_layout(rect=(0, 0.03 + 0.028 * -(-len(rows) // 3), 1, 1))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _fewer(rows: Sequence[Measured]) -> list[Measured]:
+    """Return the rows of the first row's kind of index, without sums over recordings."""
+    parts = [row.name.split(", ") for row in rows]
+    kind = next((words[1] for words in parts if len(words) > 1), "")
+    placed = {words[0] for words in parts if words[-1] == "by place"}
+    return [
+        row
+        for row, words in zip(rows, parts, strict=True)
+        if kind in words and (len(words) > 2 or words[0] not in placed)
+    ]
