@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from refinement import pairs_of
 
 from spolia.audio import Audio
 from spolia.evaluation.metrics import rate
@@ -30,7 +31,7 @@ from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
 from spolia.production.plan import Habits
 from spolia.production.truth import Use
-from spolia.sample_alignment import SAMPLE_RATE, Pair, Played, find, levels
+from spolia.sample_alignment import SAMPLE_RATE, Played, find, levels
 from spolia.sample_parts import (
     ALONE,
     N_FEATURES,
@@ -47,7 +48,7 @@ from spolia.sample_tracing import LEAST, Occurrence, exact
 KINDS = ("train", "val", "val-whole")
 RIDGE = 30.0
 SECONDS = (20.0, 45.0)
-MOST_PAIRS, APART, OFF = 3, 1.5, 0.3
+OFF = 0.3  # seconds by which places are off, at most
 AROUND = 2.0  # seconds of the recording around what is played
 
 Floats = npt.NDArray[np.float64]
@@ -78,12 +79,7 @@ def traced_place(
 ) -> tuple[Played, list[Occurrence]] | None:
     """Return what tracing finds of a use, or None where none of it is where the truth says."""
     heard, known = levels(query.samples), levels(sound.samples)
-    pairs: list[Pair] = []
-    for o in use.occurrences:
-        middle = (o.start + o.end) / 2
-        if len(pairs) < MOST_PAIRS and all(abs(middle - p.query) >= APART for p in pairs):
-            place = o.source_start + use.tempo_ratio * (middle - o.start)
-            pairs.append(Pair(middle, place + float(rng.uniform(-OFF, OFF))))
+    pairs = pairs_of(use, use.occurrences, rng, off=OFF)
     played = find(heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
     if played is None:
         return None

@@ -24,7 +24,7 @@ from spolia.evaluation.metrics import rate
 from spolia.evaluation.samples import OVERLAYS
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
-from spolia.production.truth import Use
+from spolia.production.truth import Occurrence, Use
 from spolia.sample_alignment import FRAME, SAMPLE_RATE, Bands, Pair, Played, find, levels
 from spolia.sample_search import PATCH, REACH_OF_PLACE
 from spolia.sample_tracing import Trace, exact
@@ -34,17 +34,21 @@ MOST_PAIRS, APART, OFF = 3, 1.5, 0.5
 SAME = 0.8  # correlation
 START, SEMITONES, TEMPO, PLACE = 0.05, 0.25, 0.01, 0.5  # aims: seconds, semitones, share, seconds
 
+CRITERIA = "found", "start", "semitones", "tempo", "count"
+
 Row = dict[str, Any]
 
 
-def pairs_of(use: Use, rng: np.random.Generator) -> list[Pair]:
-    """Return rough places of some occurrences, as a search nominates them."""
+def pairs_of(
+    use: Use, occurrences: Sequence[Occurrence], rng: np.random.Generator, *, off: float = OFF
+) -> list[Pair]:
+    """Return rough places of the first occurrences that lie apart, as a search nominates them."""
     pairs: list[Pair] = []
-    for o in sorted(use.occurrences, key=lambda o: o.start - o.end):
+    for o in occurrences:
         middle = (o.start + o.end) / 2
         if len(pairs) < MOST_PAIRS and all(abs(middle - p.query) >= APART for p in pairs):
             place = o.source_start + use.tempo_ratio * (middle - o.start)
-            pairs.append(Pair(middle, place + float(rng.uniform(-OFF, OFF))))
+            pairs.append(Pair(middle, place + float(rng.uniform(-off, off))))
     return pairs
 
 
@@ -60,8 +64,7 @@ def sounds_alike(known: Bands, one: float, other: float) -> bool:
 def judged(use: Use, played: Played | None, found: Trace, known: Bands) -> Row:
     """Return what of a use is right; a place is, too, where the recording repeats the sound."""
     if played is None or not found.occurrences:
-        keys = ("found", "start", "semitones", "tempo", "count")
-        return {"found": False, "errors": {}, **dict.fromkeys(keys[1:], False)}
+        return {**dict.fromkeys(CRITERIA, False), "errors": {}}
     starts = np.array([o.start for o in use.occurrences])
     errors = [float(np.abs(starts - o.query_start).min()) for o in found.occurrences]
     places = []
@@ -92,7 +95,8 @@ def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:
     for use in written.uses:
         rng = np.random.default_rng([len(written.made), round(1000 * use.source_start)])
         known = levels(Audio.load(files[use.file], sample_rate=SAMPLE_RATE).samples)
-        pairs = pairs_of(use, rng)
+        longest_first = sorted(use.occurrences, key=lambda o: o.start - o.end)
+        pairs = pairs_of(use, longest_first, rng)
         played = find(heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
         found = Trace((), 0.0, 0.0)
         if played is not None:
@@ -128,10 +132,7 @@ def report(rows: Sequence[Row]) -> None:
         mine = [r for r in rows if belongs(r)]
         if mine:
             units = np.unique([r["group"] for r in mine], return_inverse=True)[1]
-            cells = (
-                str(rate(np.array([r[key] for r in mine]), units))
-                for key in ("found", "start", "semitones", "tempo", "count")
-            )
+            cells = (str(rate(np.array([r[key] for r in mine]), units)) for key in CRITERIA)
             print(f"{name:28}{len(mine):>5}  {' / '.join(cells)}")
 
 

@@ -22,11 +22,11 @@ from spolia.training.embedding import (
     train_embedding,
 )
 from spolia.training.initial import load_checkpoint
+from spolia.training.losses import divergence
 from spolia.training.margin import (
     MarginConfig,
     Proxies,
     exhaustive_scores,
-    imitation,
     info_nce,
     pam,
     with_margin,
@@ -250,8 +250,8 @@ def test_exhaustive_scores_are_means_of_nearest_vectors_and_imitation_is_least_a
     for i, j in np.ndindex(4, 3):
         nearest = [max(anchors[j] @ vector) for vector in pieces[i, : lengths[i]]]
         assert float(scores[i, j]) == pytest.approx(np.mean(nearest), rel=1e-5)
-    assert float(imitation(scores + 0.3, scores, 0.1)) == pytest.approx(0.0, abs=1e-6)
-    assert float(imitation(scores.flip(1), scores, 0.1)) > 0.01
+    assert float(divergence((scores + 0.3) / 0.1, scores / 0.1)) == pytest.approx(0.0, abs=1e-6)
+    assert float(divergence(scores.flip(1) / 0.1, scores / 0.1)) > 0.01
 
 
 def test_proxies_begin_where_they_are_told():

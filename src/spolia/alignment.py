@@ -28,11 +28,9 @@ TABLE = 1 << 18  # cells up to which votes are counted in a table of all, withou
 INDEPENDENT = 0.5  # seconds between query vectors whose places err independently
 MINIMUM_SPREAD = 0.5  # seconds², of the times of vectors from which a slope can be had
 SIGNIFICANT = 2.5  # standard deviations from which a slope counts
-REACH = (
-    1.0,
-    0.12,
-)  # seconds around a proposal's place that are searched, first roughly, then exactly
-WIDTH = 0.1, 0.02  # and around its speed
+# Seconds around a proposal's place that are searched, first roughly, then exactly,
+REACH = 1.0, 0.12
+WIDTH = 0.1, 0.02  # and the share around its speed
 FINER = 8  # places between two stored vectors that are told apart, roughly
 MOST_ROUGH = 128  # query vectors that are looked at, roughly
 SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change

@@ -8,7 +8,7 @@ agreement each explains decides, and where two explain about as much, the longer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,8 @@ def _tried(lags: Lags, core: Span, shortest: int, longest: int) -> Explanation |
     if strength.max() <= 0:
         return None
     chosen = _on_grid(lags.places, strength, _strongest(lags.places, strength, span), span)
-    span = _from_onset(lags, chosen, strength, _filled(lags, chosen, strength, span))
+    apart, excess = np.diff(lags.places[chosen]), _pooled(lags, chosen, strength) - lags.baseline
+    span = _from_onset(excess, apart, _filled(excess, apart, span))
     return Explanation(chosen, span, _gain(lags, chosen, span))
 
 
@@ -142,47 +143,56 @@ def _on_grid(places: Rows, strength: Floats, chosen: Rows, span: Span) -> Rows:
     return _apart(chosen.tolist(), np.argsort(-strength), places, wanted, span)
 
 
-def _filled(lags: Lags, chosen: Rows, strength: Floats, span: Span) -> Span:
-    """Return the stretch, lengthened to the period of a loop that it nearly fills."""
-    n, apart = span[1] - span[0], np.diff(lags.places[chosen])
+def _filled(excess: Floats, apart: Rows, span: Span) -> Span:
+    """Return the stretch, lengthened to the period of a loop that it nearly fills.
+
+    excess: agreement above the baseline, a row each; apart: rows between places.
+    """
+    n = span[1] - span[0]
     if len(apart) < 2:
         return span
     period = int(np.median(apart[apart <= 1.5 * apart.min()]))
     if not n < period <= FILL * n:
         return span
-    curve = _pooled(lags, chosen, strength)
-    sums = np.concatenate([[0.0], np.cumsum(curve - lags.baseline)])
-    firsts = np.arange(max(0, span[1] - period), min(span[0], len(curve) - period) + 1)
+    sums = np.concatenate([[0.0], np.cumsum(excess)])
+    firsts = np.arange(max(0, span[1] - period), min(span[0], len(excess) - period) + 1)
     if not len(firsts):
         return span
     first = int(firsts[(sums[firsts + period] - sums[firsts]).argmax()])
     return first, first + period
 
 
-def _from_onset(lags: Lags, chosen: Rows, strength: Floats, span: Span) -> Span:
+def _from_onset(excess: Floats, apart: Rows, span: Span) -> Span:
     """Return the stretch without rows at its beginning that say next to nothing.
 
     Samples begin with an onset; rows before it agree by chance. A stretch that fills a loop's
-    period keeps its length.
+    period keeps its length. Arguments as of :func:`_filled`.
     """
-    curve = _pooled(lags, chosen, strength) - lags.baseline
-    sums = np.cumsum(curve[span[0] : span[1]])
+    sums = np.cumsum(excess[span[0] : span[1]])
     said = np.flatnonzero(sums > QUIET * sums[-1])
     late = int(said[0]) if len(said) else 0
-    apart = np.diff(lags.places[chosen])
     fills = len(apart) > 0 and apart.min() <= span[1] - span[0] + ALIKE
-    return span[0] + late, min(span[1] + late, len(curve)) if fills else span[1]
+    return span[0] + late, min(span[1] + late, len(excess)) if fills else span[1]
 
 
-def _gain(lags: Lags, chosen: Rows, span: Span) -> float:
-    total = 0.0
-    for i, number in enumerate(chosen):
+def extents(lags: Lags, chosen: Rows, span: Span) -> Iterator[tuple[int, int, int]]:
+    """Yield each place's number and the rows of the stretch that are played there.
+
+    Those within the query, up to where the next place begins.
+    """
+    for i, number in enumerate(chosen.tolist()):
         place = int(lags.places[number])
         low, high = max(span[0], -place), min(span[1], lags.n_query - place)
         if i + 1 < len(chosen):
             high = min(high, int(lags.places[chosen[i + 1]]) + span[0] - place)
-        total += float((lags.curves[number, low:high] - lags.baseline).sum())
-    return total
+        yield number, low, high
+
+
+def _gain(lags: Lags, chosen: Rows, span: Span) -> float:
+    return sum(
+        float((lags.curves[number, low:high] - lags.baseline).sum())
+        for number, low, high in extents(lags, chosen, span)
+    )
 
 
 def _periods(lags: Lags, shortest: int, longest: int) -> list[int]:

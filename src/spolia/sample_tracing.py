@@ -22,7 +22,7 @@ from spolia.sample_alignment import (
     Played,
     polish,
 )
-from spolia.sample_loops import Explanation, Lags, Span, explained, stretch
+from spolia.sample_loops import Explanation, Lags, Span, explained, extents, stretch
 from spolia.spectral_alignment import rows_at
 
 STEP = 2  # frames in one tick
@@ -227,17 +227,13 @@ def _occurrences(
     lags: Lags, found: Explanation, times: Floats, played: Played
 ) -> tuple[Occurrence, ...]:
     occurrences: list[Occurrence] = []
-    places, curves = lags.places[found.chosen], lags.curves[found.chosen]
-    for i, place in enumerate(places.tolist()):
-        low, high = max(found.span[0], -place), min(found.span[1], lags.n_query - place)
-        if i + 1 < len(places):
-            high = min(high, int(places[i + 1]) + found.span[0] - place)
+    for number, low, high in extents(lags, found.chosen, found.span):
         if (high - low) * TICK < LEAST:
             continue
         start, end = (
             float(played.tempo * (times[0] + TICK * row) + played.offset) for row in (low, high)
         )
-        score = float(curves[i, low:high].mean())
-        begin, stop = TICK * (place + low), TICK * (place + high)
+        score = float(lags.curves[number, low:high].mean())
+        begin, stop = (TICK * (int(lags.places[number]) + row) for row in (low, high))
         occurrences.append(Occurrence(begin, stop, start, end, score))
     return tuple(occurrences)

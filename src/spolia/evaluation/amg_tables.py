@@ -115,11 +115,15 @@ def measure(
     faiss.omp_set_num_threads(setting.threads)
     if setting.dejavu:
         installed()  # or fail before anything is computed
-    rows = list(_rows(layout, setting, setting.model, filling, report))
+    journals: list[AmgJournal] = []
+    rows = list(_rows(layout, setting, setting.model, filling, report, journals))
     if layout.landmarks:
         alone = replace(setting, compressors=(), n_vectors=0, n_runs=0, dejavu=False)
+        fewer = replace(layout, landmarks=False)
         for rival in setting.rivals:
-            rows += _rows(replace(layout, landmarks=False), alone, str(rival), filling, report)
+            rows += _rows(fewer, alone, str(rival), filling, report, journals)
+    for journal in journals:
+        journal.remove()
     return rows
 
 
@@ -129,7 +133,9 @@ def _rows(
     model: str | None,
     filling: Callable[[Any], None] | None,
     report: Report | None,
+    journals: list[AmgJournal],
 ) -> Iterator[Measured]:
+    """Yield the rows over one segment model; what holds them on disk is added to ``journals``."""
     methods = ["segments", *(["landmarks"] if layout.landmarks else [])]
     name = "-".join([Path(model).stem if model else "shipped", *methods])
     plan = Plan(setting.n_queries, 0, layout.lengths, ("noise-room",), setting.seed)
@@ -144,12 +150,12 @@ def _rows(
         bench = Bench(evaluation, collection, segments, hours=hours)
         bench.ask(report)
         facts = header(evaluation, layout.name), asdict(setting), len(collection)
-        journal = AmgJournal(setting.folder / f"{name}-{layout.name}.jsonl", {"of": repr(facts)})
+        path = setting.folder / f"{name}-{layout.name}.jsonl"
+        journals.append(journal := AmgJournal(path, {"of": repr(facts)}))
         for key, system in _systems(bench, layout, setting, library, report):
             if key not in journal.done:
                 journal.add(key, bench.measure(system(), report))
             yield journal.done[key]
-        journal.path.unlink(missing_ok=True)
 
 
 def _systems(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,49 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from spolia.evaluation.identify import Evaluation, Outcome, Plan, Task
+from spolia.evaluation.journal import LineJournal
 from spolia.library import Library
 
 Report = Callable[[int, int], None]
 
 
-class Journal:
-    """Outcomes of answered queries on disk: a header and a line of JSON for each query.
+class Journal(LineJournal[Task, list[Outcome]]):
+    """Outcomes of answered queries; continued by the same plan, library and code only."""
 
-    It is continued only by the same plan, library and code; otherwise it begins anew.
-    """
+    def to_json(self, key: Task, value: list[Outcome]) -> list[Any]:
+        """Return a query and its outcomes as JSON values."""
+        return [key, [asdict(outcome) for outcome in value]]
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.path = path
-        self.header = json.dumps(header, sort_keys=True)
-        self.done: dict[Task, list[Outcome]] = dict(self._read())
-        lines = [self.header, *(self._line(task, of) for task, of in self.done.items())]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines))
-
-    def _read(self) -> Iterator[tuple[Task, list[Outcome]]]:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        if not lines or lines[0] != self.header:
-            return
-        for line in lines[1:]:
-            try:
-                task, outcomes = json.loads(line)
-            except ValueError:  # the line that was being written
-                return
-            yield Task(*task), [Outcome(**values) for values in outcomes]
-
-    @staticmethod
-    def _line(task: Task, outcomes: list[Outcome]) -> str:
-        return json.dumps([task, [asdict(outcome) for outcome in outcomes]])
-
-    def add(self, task: Task, outcomes: list[Outcome]) -> None:
-        """Keep the outcomes of a query."""
-        self.done[task] = outcomes
-        with self.path.open("a") as file:
-            file.write(self._line(task, outcomes) + "\n")
-
-    def remove(self) -> None:
-        """Remove the file, once its content is elsewhere."""
-        self.path.unlink(missing_ok=True)
+    def from_json(self, key: Any, value: Any) -> tuple[Task, list[Outcome]]:
+        """Return what :meth:`to_json` described."""
+        return Task(*key), [Outcome(**of) for of in value]
 
 
 def header(evaluation: Evaluation, method: str | None) -> dict[str, Any]:

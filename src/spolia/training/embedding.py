@@ -19,12 +19,11 @@ from spolia.training.batches import plan
 from spolia.training.degrade import DegradeConfig
 from spolia.training.fingerprint import make_batches
 from spolia.training.initial import load_trained
-from spolia.training.losses import semi_hard_triplet
+from spolia.training.losses import divergence, semi_hard_triplet
 from spolia.training.margin import (
     MarginConfig,
     Proxies,
     exhaustive_scores,
-    imitation,
     info_nce,
     pam,
 )
@@ -259,7 +258,7 @@ class EmbeddingRun(ResumableRun):
         n = int(batch.is_anchor.sum())
         wanted = exhaustive_scores(batch.runs[n:], batch.runs[:n], batch.padding[n:])
         temperature = self.recipe.optimiser.imitation_temperature
-        return imitation(vectors[n:] @ vectors[:n].T, wanted, temperature)
+        return divergence(vectors[n:] @ vectors[:n].T / temperature, wanted / temperature)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -78,10 +78,18 @@ def similarity_distillation(
 
     def rows(of: Tensor, tau: float) -> Tensor:
         similarity = of.float() @ of.float().T / tau
-        return similarity[~itself].reshape(len(of), len(of) - 1).log_softmax(1)
+        return similarity[~itself].reshape(len(of), len(of) - 1)
 
-    found, wanted = rows(vectors, temperature), rows(teacher, teacher_temperature)
-    return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return divergence(rows(vectors, temperature), rows(teacher, teacher_temperature))
+
+
+def divergence(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Return the Kullback–Leibler divergence of each row's softmax from that of wanted scores.
+
+    scores, wanted: over their temperatures [shape=(n, m)].
+    """
+    found, target = (of.float().log_softmax(1) for of in (scores, wanted))
+    return F.kl_div(found, target, reduction="batchmean", log_target=True)
 
 
 def _squared(one: Tensor, other: Tensor) -> Tensor:

@@ -128,13 +128,3 @@ def exhaustive_scores(pieces: Tensor, anchors: Tensor, padding: Tensor) -> Tenso
     nearest = torch.stack([(pieces @ anchor.T).amax(2) for anchor in anchors], dim=2)
     heard = (~padding)[:, :, None].float()
     return (nearest * heard).sum(1) / heard.sum(1).clamp(min=1.0)
-
-
-def imitation(similarity: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Return the divergence of each row's softmax from that of wanted scores [shape=(n, m)]."""
-    return F.kl_div(
-        (similarity.float() / temperature).log_softmax(1),
-        (wanted.float() / temperature).log_softmax(1),
-        reduction="batchmean",
-        log_target=True,
-    )
