@@ -80,7 +80,9 @@ class Run(ResumableRun):
             self._begin()
         self.objective = self._objective()
         self._mine()
-        self.embed = torch.compile(self.model.embed) if options.compile else self.model.embed
+        self.n_heard = int(getattr(self.model.config, "n_heard", 0))
+        embed = self.model.joined if self.n_heard else self.model.embed
+        self.embed = torch.compile(embed) if options.compile else embed
 
     def _objective(self) -> Objective:
         config = self.recipe.teacher
@@ -161,7 +163,9 @@ class Run(ResumableRun):
             self.model,
             embed,
             rows,
-            lambda vectors: self.objective(vectors, batch.groups, wanted, batch.others),
+            lambda vectors: self.objective(
+                vectors, batch.groups, wanted, batch.others, self.n_heard
+            ),
             optimiser.chunk or len(rows),
         )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
