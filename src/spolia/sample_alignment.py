@@ -227,32 +227,34 @@ class _Search:
 
         A positive shift is that of a query that sounds higher, by so many bands.
         """
-        n, n_bands = self.patch.shape
+        (n, n_bands), reach = self.patch.shape, self.reach(seconds)
         scale = float(np.sqrt(np.square(self.patch).sum()))
         if scale < 1e-6 or not self.recording.any():
             return None
-        found = np.empty((len(tempos), len(shifts), 2 * self.reach(seconds) + 1), np.float32)
-        reach = self.reach(seconds)
-        for i, tempo in enumerate(tempos):
-            # lags are seconds of the recording, so their number of frames depends on the tempo
-            lags = int(np.ceil(reach / tempo)) + 1
+        found = np.empty((len(tempos), len(shifts), 2 * reach + 1), np.float32)
+        # A correlation over shifts and lags at once. Lags are seconds of the recording, so their
+        # number of frames depends on the tempo.
+        every_lag = [int(np.ceil(reach / tempo)) + 1 for tempo in tempos]
+        size = _fast(n_bands + int(np.abs(shifts).max())), _fast(n + 2 * max(every_lag))
+        conjugate = np.conj(np.fft.rfft2(self.patch.T, size)).astype(np.complex64)
+        low, high = np.maximum(0, -shifts), n_bands + np.minimum(0, -shifts)
+        for i, (tempo, lags) in enumerate(zip(tempos, every_lag, strict=True)):
             times = (np.arange(n + 2 * lags) - lags - (n - 1) / 2) * self.frame
             played = rows_at(self.recording, (self.place + tempo * times) / self.frame)
             played = played - played.mean(0)
-            size = 1 << (len(times) + 1).bit_length()
-            conjugate = np.conj(np.fft.rfft(self.patch, size, axis=0)).astype(np.complex64)
-            spectrum = np.fft.rfft(played, size, axis=0).astype(np.complex64)
-            energy = np.square(played).sum(0)
+            spectrum = np.fft.rfft2(played.T, size).astype(np.complex64)
+            lines = np.fft.ifft(spectrum * conjugate, axis=0)[-shifts % size[0]]
+            lines = np.fft.irfft(lines, size[1])[:, : 2 * lags + 1].astype(np.float32)
+            energy = np.concatenate([[0.0], np.cumsum(np.square(played).sum(0))])
+            norm = np.sqrt((energy[high] - energy[low]) * n / len(times)) + 1e-6
             wanted = lags + np.arange(-reach, reach + 1) / tempo
-            for j, shift in enumerate(shifts):
-                mine = slice(max(0, shift), n_bands + min(0, shift))
-                other = slice(max(0, -shift), n_bands + min(0, -shift))
-                product = (conjugate[:, mine] * spectrum[:, other]).sum(1)
-                line = np.fft.irfft(product, size)[: 2 * lags + 1]
-                line = np.interp(wanted, np.arange(len(line)), line)
-                norm = np.sqrt(energy[other].sum() * n / len(times)) + 1e-6
-                found[i, j] = line / (scale * norm)
+            found[i] = rows_at(np.ascontiguousarray(lines.T), wanted).T / (scale * norm[:, None])
         return found
+
+
+def _fast(n: int) -> int:
+    """Return a length from ``n`` on that a Fourier transform is fast at: 2, 3, 9 times 2^k."""
+    return min(m << max(0, (-(-n // m) - 1).bit_length()) for m in (1, 3, 9))
 
 
 def _joined(values: Bands, n: int) -> Bands:

@@ -39,7 +39,7 @@ from spolia.store.vectors import VectorIndex
 
 N_NEIGHBOURS = 20  # hits per window of a query
 PATCH = 4.0  # seconds that are compared at once
-REACH_OF_PLACE = 1.0  # seconds by which a window's place may be wrong
+REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
 N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
 PER_LOGIT = 1.0  # deviations of the best patch that one of a logit is worth in what is traced first

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 PITCH_TOLERANCE = 0.25  # semitones that count as none
 TEMPO_TOLERANCE = 0.01  # change of the tempo that counts as none
-CELL = 2.0  # seconds of a recording within which hits are of one place
+CELL = 6.0  # seconds of a recording within which hits are of one place
 N_NOMINEES = 40  # places of recordings that are compared with the query's sound,
 N_OF_RECORDING = 3  # and of one recording
 N_PAIRS = 3  # places of the query that vouch for a nominee
