@@ -22,7 +22,7 @@ import numpy as np
 
 from spolia.audio import AUDIO_SUFFIXES, SILENCE_PEAK, Audio, read_tags, stream
 from spolia.errors import AudioError
-from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.base import Beside, Derived, Fingerprint, Fingerprinter, Listener
 from spolia.recording import Recording
 from spolia.store.catalog import Catalog
 
@@ -280,7 +280,12 @@ def _fingerprinted(
 ) -> tuple[list[Fingerprint], _Watch]:
     fingerprints: list[Fingerprint] = []
     watch = _Watch(stopped)
+    listening = {f.beside: f.listener() for f in fingerprinters if isinstance(f, Beside)}
+    made = {f.method for f in fingerprinters}
     for fingerprinter in fingerprinters:
+        if isinstance(fingerprinter, Beside) and fingerprinter.beside in made:
+            fingerprints.append(listening[fingerprinter.beside].fingerprint())
+            continue
         if isinstance(fingerprinter, Derived):
             known = [*fingerprints, *stored]
             base = next((f for f in known if f.method == fingerprinter.derives_from), None)
@@ -288,12 +293,20 @@ def _fingerprinted(
                 fingerprints.append(fingerprinter.derive(base))
                 continue
         watch = _Watch(stopped)
-        blocks = stream(path, sample_rate=fingerprinter.sample_rate)
-        fingerprint = fingerprinter.fingerprint_blocks(watch.watch(blocks))
+        blocks = watch.watch(stream(path, sample_rate=fingerprinter.sample_rate))
+        if fingerprinter.method in listening:
+            blocks = _overheard(blocks, listening[fingerprinter.method])
+        fingerprint = fingerprinter.fingerprint_blocks(blocks)
         if not len(fingerprint):
             raise AudioError(str(path), _why_empty(watch))
         fingerprints.append(fingerprint)
     return fingerprints, watch
+
+
+def _overheard(blocks: Iterator[Audio], listener: Listener) -> Iterator[Audio]:
+    for block in blocks:
+        listener.hear(block)
+        yield block
 
 
 def _why_empty(watch: _Watch) -> str:

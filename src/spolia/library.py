@@ -79,7 +79,7 @@ class Library:
         held, wanted = self.catalog.methods(), methods or self._fingerprinters
         if not wanted and not held:
             wanted = registry.default_methods(model, compressor)
-        self.methods = list(dict.fromkeys([*held, *wanted]))
+        self.methods = registry.with_auxiliary([*held, *wanted])
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
 
@@ -157,7 +157,7 @@ class Library:
         """Return a sentence for each problem found in the library; empty if there is none."""
         problems = self.catalog.verify()
         if not problems:
-            for method in self.catalog.methods():
+            for method in {*self.catalog.methods()} - registry.UNSEARCHED:
                 self.index(method)
         return problems
 
@@ -282,8 +282,7 @@ class Library:
         found = finder.matches(calibration)
         limit = calibration.threshold if threshold is None else threshold
         n_decided = sum(match.probability >= limit for match in found)
-        seconds = time.perf_counter() - started
-        shown = found[: max(top, n_decided)]
+        shown, seconds = found[: max(top, n_decided)], time.perf_counter() - started
         return Samples(name, audio.duration, seconds, n_decided > 0, shown, finder.fingerprint)
 
     def sample_finder(
@@ -296,6 +295,7 @@ class Library:
             fingerprinter.fingerprint_query(audio),
             cast(VectorIndex, self.index("samples")),
             self.catalog.get,
+            sketch=lambda i: self.catalog.rows(i, registry.AUXILIARY["samples"]),
             seconds=fingerprinter.segment_seconds,
             threads=self.threads,
             without=without,
@@ -331,7 +331,7 @@ class Library:
 
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()
-        held = sorted(stored or self.methods, key=registry.rank)
+        held = sorted({*(stored or self.methods)} - registry.UNSEARCHED, key=registry.rank)
         if {"segments", "compressed"} <= set(held):
             held.insert(0, TWO_STAGE)
         method = method or held[0]

@@ -107,11 +107,11 @@ def find(
     """
     tempos = np.exp(np.arange(np.log(SLOWEST), np.log(QUICKEST), TEMPO_STEP))
     shifts = np.arange(-MOST_SEMITONES, MOST_SEMITONES + 1)
-    coarse = _joined(recording, COARSE)
+    coarse = joined(recording, COARSE)
     fits: list[tuple[float, Pair, npt.NDArray[np.float32]]] = []
     for pair in pairs:
         patch, _ = _patch(query, pair.query, seconds)
-        search = _Search(_joined(patch, COARSE), coarse, pair.recording, COARSE * FRAME)
+        search = _Search(joined(patch, COARSE), coarse, pair.recording, COARSE * FRAME)
         found = search.correlate(tempos, shifts, reach)
         if found is not None:
             fits.append((float(found.std()), pair, found))
@@ -235,7 +235,7 @@ class _Search:
         # A correlation over shifts and lags at once. Lags are seconds of the recording, so their
         # number of frames depends on the tempo.
         every_lag = [int(np.ceil(reach / tempo)) + 1 for tempo in tempos]
-        size = _fast(n_bands + int(np.abs(shifts).max())), _fast(n + 2 * max(every_lag))
+        size = fast_size(n_bands + int(np.abs(shifts).max())), fast_size(n + 2 * max(every_lag))
         conjugate = np.conj(np.fft.rfft2(self.patch.T, size)).astype(np.complex64)
         low, high = np.maximum(0, -shifts), n_bands + np.minimum(0, -shifts)
         for i, (tempo, lags) in enumerate(zip(tempos, every_lag, strict=True)):
@@ -252,12 +252,12 @@ class _Search:
         return found
 
 
-def _fast(n: int) -> int:
+def fast_size(n: int) -> int:
     """Return a length from ``n`` on that a Fourier transform is fast at: 2, 3, 9 times 2^k."""
     return min(m << max(0, (-(-n // m) - 1).bit_length()) for m in (1, 3, 9))
 
 
-def _joined(values: Bands, n: int) -> Bands:
+def joined(values: Bands, n: int) -> Bands:
     """Return the means of ``n`` rows and a semitone's bands each.
 
     The first row is centred on ``(n - 1) / 2``.

@@ -69,16 +69,15 @@ def stretch(curve: Floats, baseline: float, within: Span, *, shortest: int, long
     The largest sum over the root of its length: the likeliest step up and down in noise.
     """
     sums = np.concatenate([[0.0], np.cumsum(curve - baseline)])
-    best, found = -np.inf, within
-    for first in range(max(0, within[0] - longest), min(within[1], len(curve) - shortest + 1)):
-        ends = np.arange(max(first + shortest, within[0] + 1), min(first + longest, len(curve)) + 1)
-        if not len(ends):
-            continue
-        value = (sums[ends] - sums[first]) / np.sqrt(ends - first)
-        i = int(value.argmax())
-        if value[i] > best:
-            best, found = float(value[i]), (first, int(ends[i]))
-    return found
+    firsts = np.arange(max(0, within[0] - longest), min(within[1], len(curve) - shortest + 1))
+    lengths = np.arange(shortest, min(longest, len(curve)) + 1)
+    if not len(firsts) or not len(lengths):
+        return within
+    ends = firsts[:, None] + lengths
+    value = (sums[np.minimum(ends, len(curve))] - sums[firsts, None]) / np.sqrt(lengths)
+    value[(ends <= within[0]) | (ends > len(curve))] = -np.inf
+    i, j = divmod(int(value.argmax()), len(lengths))
+    return (int(firsts[i]), int(ends[i, j])) if np.isfinite(value[i, j]) else within
 
 
 def _tried(lags: Lags, core: Span, shortest: int, longest: int) -> Explanation | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ from spolia.sample_alignment import (
 )
 from spolia.sample_judging import Claim, Judge
 from spolia.sample_parts import part_of
+from spolia.sample_sketch import Screen
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
     Evidence,
@@ -37,7 +39,10 @@ from spolia.samples import (
 from spolia.store.hits import chosen
 from spolia.store.vectors import VectorIndex
 
-N_NEIGHBOURS = 20  # hits per window of a query
+N_NEIGHBOURS = 60  # hits per window of a query
+N_SCREENED = 400  # places whose sketches are heard
+N_NOMINEES = 40  # places of recordings that are compared with the query's sound
+PER_SIMILARITY = 10.0  # deviations of a sketch that 1 of similarity is worth
 PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
@@ -46,6 +51,8 @@ PER_LOGIT = 1.0  # deviations of the best patch that one of a logit is worth in 
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
+SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
+N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
 
 Report = Callable[[int, int], None]
 
@@ -61,6 +68,7 @@ class SampleFinder:
         recording: Callable[[str], Recording],
         *,
         seconds: float,
+        sketch: Callable[[str], Bands | None] = lambda _: None,
         threads: int = 2,
         without: Collection[str] = (),
         judge: Judge | None = None,
@@ -68,6 +76,7 @@ class SampleFinder:
     ) -> None:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
 
+        sketch: gives a recording's, by its id, or None; see :mod:`spolia.sample_sketch`;
         without: ids of recordings that are not looked for, such as the query's own; judge: rejects
         nominees before their sound is compared, and has a say in which are traced.
         """
@@ -75,10 +84,10 @@ class SampleFinder:
         self.query, self.heard = query.samples, levels(query.samples)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
-        self.judge = judge
+        self.sketch, self.judge = sketch, judge
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
-        self._load = lru_cache(maxsize=64)(self._loaded)
-        self._sound = lru_cache(maxsize=64)(self._read)
+        self._load = lru_cache(maxsize=N_LOADED)(self._loaded)
+        self._sound = lru_cache(maxsize=N_HELD)(self._read)
 
     def evidence(self) -> list[Evidence]:
         """Return what speaks for each recording that may be sampled, the best first."""
@@ -86,13 +95,17 @@ class SampleFinder:
         if self.without:
             names = np.array([name in self.without for name in self.index.recording_ids], bool)
             hits = chosen(hits, ~names[hits.recordings])
-        nominees = self._judged(nominate(hits, seconds=self.seconds))
+        nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
+        screened = self._screened(nominees)
+        nominees = self._judged(screened[:N_NOMINEES])
         scores = _best_scores(nominees)
-        self.nominees = left = [n for n in nominees if n.logit >= REJECT]
-        best = _best_of_recordings(left, self._compared(left))
+        left = [n for n in nominees if n.logit >= REJECT]
+        self.nominees = [*left, *screened[N_NOMINEES:]]
+        best = _best_of_recordings(left, self._compared(left))[:MOST_TRACED]
+        with ThreadPoolExecutor(self.threads) as pool:
+            every = list(pool.map(lambda item: self._traced(*item), best))
         found = []
-        for nominee, played in best[:MOST_TRACED]:
-            played, traced = self._traced(nominee, played)
+        for (nominee, _), (played, traced) in zip(best, every, strict=True):
             others = [s for r, s in scores.items() if r != nominee.recording]
             lead = scores[nominee.recording] - max(others, default=0.0)
             name = self.index.recording_ids[nominee.recording]
@@ -118,12 +131,33 @@ class SampleFinder:
         return sorted(found, key=lambda match: -match.probability)
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
-        """Return ids and similarity of recordings that are nominated but not named."""
-        known = set(named)
-        scores = {self.index.recording_ids[i]: s for i, s in _best_scores(self.nominees).items()}
+        """Return ids and promise of recordings that are nominated but not named."""
+        known, scores = set(named), dict[str, float]()
+        for nominee in self.nominees:
+            name, promise = self.index.recording_ids[nominee.recording], _rough(nominee)
+            scores[name] = max(promise, scores.get(name, -np.inf))
         return sorted(
             ((r, s) for r, s in scores.items() if r not in known), key=lambda item: -item[1]
         )
+
+    def _screened(self, nominees: list[Nominee]) -> list[Nominee]:
+        """Return nominees in the order in which their sketches and similarity speak for them.
+
+        Those without a sketch keep their order; where none has one, so do all.
+        """
+        screen, by_recording = Screen(self.heard), defaultdict(list)
+        for nominee in nominees:
+            by_recording[nominee.recording].append(nominee)
+
+        def heard(of: list[Nominee]) -> list[Nominee]:
+            known = self.sketch(self.index.recording_ids[of[0].recording])
+            if known is None:
+                return of
+            return [replace(n, standing=screen.standing(known, n.pairs)) for n in of]
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = [n for of in pool.map(heard, by_recording.values()) for n in of]
+        return sorted(found, key=_rough, reverse=True)
 
     def _judged(self, nominees: list[Nominee]) -> list[Nominee]:
         """Return nominees with their logits, as they are without a judge."""
@@ -196,7 +230,10 @@ class SampleFinder:
         return _whole(min(middles) - around, max(middles) + around)
 
     def _levels(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
-        """Return levels of a stretch of a recording and the seconds of their first row."""
+        """Return levels of a stretch of a recording, or more, and the seconds of the first row."""
+        duration = self.recording(self.index.recording_ids[number]).duration
+        if duration <= SHORT:
+            return self._sound(number, 0.0, duration)
         return self._sound(number, *_whole(start, end))
 
     def _read(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
@@ -231,6 +268,11 @@ def _best_of_recordings(
         if held is None or _promise(nominee, one) > _promise(*held):
             best[nominee.recording] = nominee, one
     return sorted(best.values(), key=lambda item: -_promise(*item))
+
+
+def _rough(nominee: Nominee) -> float:
+    """Return how much speaks for a place before its sound is heard, in deviations."""
+    return max(nominee.standing, 0.0) + PER_SIMILARITY * nominee.score
 
 
 def _promise(nominee: Nominee, played: Played) -> float:

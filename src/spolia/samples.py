@@ -29,8 +29,7 @@ Floats = npt.NDArray[np.float64]
 PITCH_TOLERANCE = 0.25  # semitones that count as none
 TEMPO_TOLERANCE = 0.01  # change of the tempo that counts as none
 CELL = 6.0  # seconds of a recording within which hits are of one place
-N_NOMINEES = 40  # places of recordings that are compared with the query's sound,
-N_OF_RECORDING = 3  # and of one recording
+N_OF_RECORDING = 3  # places that may be nominated
 N_PAIRS = 3  # places of the query that vouch for a nominee
 PAIRS_APART = 1.5  # seconds between them
 N_FEATURES = 9
@@ -64,9 +63,10 @@ class Nominee:
     pairs: tuple[Pair, ...]  # middles of windows, most similar first
     score: float  # similarity of the first
     logit: float = 0.0  # that its sound is heard, by a classifier; 0: not judged
+    standing: float = 0.0  # of its sketch, in deviations; 0: it has none
 
 
-def nominate(hits: Hits, *, seconds: float, n: int = N_NOMINEES) -> list[Nominee]:
+def nominate(hits: Hits, *, seconds: float, n: int) -> list[Nominee]:
     """Return the places of recordings that resemble the query most.
 
     seconds: length of a window. Hits within CELL seconds of a recording are one place; the best at

@@ -27,6 +27,7 @@ from spolia.samples import calibration_of
 NEAR = 0.5  # seconds within which a place is right
 START, IN_TUNE, IN_TIME = 0.05, 0.25, 0.01  # seconds, semitones, share of the tempo
 MOST_RANKED = 200
+UNHEARD = 1000.0  # less than any probability: what was nominated but not heard comes last
 MOST_LENIENT = 20  # recordings that the published protocol looks at
 OVERLAYS = ((-99.0, -6.0), (-6.0, 0.0), (0.0, 6.0), (6.0, 99.0))  # decibels
 
@@ -65,7 +66,7 @@ Finder = Callable[[Audio], list[Ranked]]
 def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
     """Return what ranks a query's recordings by the method ``samples``.
 
-    Those that were nominated but not heard come last, by similarity.
+    Those that were nominated but not heard come last.
     """
     fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
     calibration = calibration_of(fingerprinter.card.calibration)
@@ -89,7 +90,7 @@ def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
             for m in matches
         ]
         left = finder.others(m.recording.id for m in matches)
-        return found + [Ranked(file_of[name], score - 2.0) for name, score in left]
+        return found + [Ranked(file_of[name], promise - UNHEARD) for name, promise in left]
 
     return find
 

@@ -102,6 +102,28 @@ class Fingerprinter(Protocol):
         """
 
 
+class Listener(Protocol):
+    """Makes a fingerprint of blocks as they come."""
+
+    def hear(self, block: Audio) -> None:
+        """Take the next block."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of all that was heard."""
+
+
+@runtime_checkable
+class Beside(Fingerprinter, Protocol):
+    """A fingerprinter that hears what another reads, so that a file is decoded once."""
+
+    @property
+    def beside(self) -> str:
+        """The other's method, which takes the same sample rate."""
+
+    def listener(self) -> Listener:
+        """Return what listens to one recording."""
+
+
 @runtime_checkable
 class Derived(Fingerprinter, Protocol):
     """A fingerprinter whose fingerprints can be made of another method's instead of sound."""

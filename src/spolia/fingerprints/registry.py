@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from spolia.errors import ParameterError
@@ -11,7 +12,15 @@ if TYPE_CHECKING:
     from spolia.fingerprints.compressed import CompressedFingerprinter
 
 METHODS = ("segments", "compressed", "landmarks", "samples")
+AUXILIARY = {"samples": "sketches"}  # what comes with a method, and is not searched
+UNSEARCHED = frozenset(AUXILIARY.values())
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
+
+
+def with_auxiliary(methods: Iterable[str]) -> list[str]:
+    """Return methods, each once, and what comes with them behind."""
+    chosen = list(dict.fromkeys(methods))
+    return list(dict.fromkeys([*chosen, *(AUXILIARY[m] for m in chosen if m in AUXILIARY)]))
 
 
 def rank(method: str) -> tuple[int, str]:
@@ -41,6 +50,10 @@ def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinte
         from spolia.fingerprints.samples import SampleFingerprinter
 
         return SampleFingerprinter(model=model or DEFAULT_SAMPLE_MODEL)
+    if method == "sketches":
+        from spolia.fingerprints.sketches import SketchFingerprinter
+
+        return SketchFingerprinter()
     if method == "landmarks":
         from spolia.fingerprints.landmarks import LandmarkFingerprinter
 

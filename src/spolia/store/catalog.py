@@ -15,6 +15,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from spolia.errors import (
     CorruptLibrary,
     IncompatibleModel,
@@ -320,6 +323,13 @@ class Catalog:
                 f"recording {recording_id!r} has no {method} fingerprint; add it again"
             )
         return sequence_from_row(row)
+
+    def rows(self, recording_id: str, method: str) -> npt.NDArray[np.float32] | None:
+        """Return stored rows up to a factor [shape=(n, dim)]; None where there are none."""
+        try:
+            return self.sequence(recording_id, method).values.astype(np.float32)
+        except UnknownRecording:
+            return None
 
     def sequences(self, method: str) -> Iterator[Sequence8]:
         """Yield all stored sequences of a method, ordered by recording id.
