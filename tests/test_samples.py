@@ -159,7 +159,7 @@ def hits(rows):
 def test_places_are_nominated_by_their_best_pair_and_never_by_their_number():
     long = [(0, t, 10.0 * t, 0.5) for t in np.arange(0.0, 40.0)]
     loop = [(1, 4.0 * i, 20.2 + 0.1 * i, 0.6 - 0.01 * i) for i in range(5)]
-    first, *others = nominate(hits(long + loop), seconds=4.0)
+    first, *others = nominate(hits(long + loop), seconds=4.0, n=40)
     assert first.recording == 1
     assert first.score == pytest.approx(0.6)
     assert [p.query for p in first.pairs] == [2.0, 6.0, 10.0]
@@ -167,12 +167,12 @@ def test_places_are_nominated_by_their_best_pair_and_never_by_their_number():
     assert len(others) == 3
     assert {n.recording for n in others} == {0}
     assert len(nominate(hits(long + loop), seconds=4.0, n=2)) == 2
-    assert nominate(NO_HITS, seconds=4.0) == []
+    assert nominate(NO_HITS, seconds=4.0, n=40) == []
 
 
 def test_pairs_of_a_nominee_are_of_different_times():
     near = [(0, 0.25 * i, 30.0 + 0.25 * i, 0.9 - 0.01 * i) for i in range(4)]
-    (only,) = nominate(hits(near), seconds=4.0)
+    (only,) = nominate(hits(near), seconds=4.0, n=40)
     assert len(only.pairs) == 1
 
 
