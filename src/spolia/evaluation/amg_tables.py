@@ -121,7 +121,8 @@ def measure(
         alone = replace(setting, compressors=(), n_vectors=0, n_runs=0, dejavu=False)
         fewer = replace(layout, landmarks=False)
         for rival in setting.rivals:
-            rows += _rows(fewer, alone, str(rival), filling, report, journals)
+            of = _rows(fewer, alone, str(rival), filling, report, journals)
+            rows += [replace(r, name=r.name.replace("segments", rival.stem, 1)) for r in of]
     for journal in journals:
         journal.remove()
     return rows
