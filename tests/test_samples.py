@@ -394,13 +394,6 @@ def test_the_matrix_is_dark_where_both_are_alike():
     assert picture.shape == (12, 8)
     assert picture[11, 0] == picture[4, 7] == picture.min()  # the recording's time goes upwards
     assert picture[0, 0] == picture.max()
-    two = np.repeat(values[:8], 2, axis=0)  # vectors of a window, of which the nearest counts
-    two[1::2] = values[11]
-    query = Fingerprint("samples", None, np.repeat(windows[0].times, 2), two, 11.0)
-    both = unpacked(matrix_png(Windows(query, windows[1], 4.0)))
-    assert both.shape == (12, 8)
-    assert (both[0] == both.min()).all()
-    assert both[11, 0] == both[4, 7] == both.min()
     line = Occurrence(3.0, 6.0, 4.0, 7.0, 0.9)
     large = unpacked(plot_png(Windows(windows[0], windows[1], 4.0), [line]))
     scale = LEAST_PIXELS // 12 + 1

@@ -105,9 +105,6 @@ def plot_png(windows: Windows, occurrences: Sequence[Occurrence]) -> bytes:
 def _shades(windows: Windows) -> npt.NDArray[np.uint8]:
     """Return the matrix in grey, the recording's time upwards."""
     similarity = windows.recording.values @ windows.query.values.T
-    if similarity.size:  # a window of the query may have several vectors: the nearest counts
-        _, begins = np.unique(windows.query.times, return_index=True)
-        similarity = np.maximum.reduceat(similarity, begins, axis=1)
     low, high = np.quantile(similarity, [0.5, 0.999]) if similarity.size else (0.0, 1.0)
     shown = np.clip((similarity - low) / max(float(high - low), 1e-6), 0.0, 1.0)
     return np.asarray(255 - 215 * shown[::-1], np.uint8)
