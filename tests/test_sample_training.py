@@ -26,8 +26,7 @@ from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
 from spolia.training.batches import plan
 from spolia.training.export import export_checkpoint, export_encoder
 from spolia.training.fingerprint import Run, make_batches, train
-from spolia.training.initial import load_checkpoint, network_of
-from spolia.training.losses import heard_nt_xent, mixture_nt_xent
+from spolia.training.losses import mixture_nt_xent
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
 from spolia.training.warp import MaskConfig, WarpConfig
@@ -232,91 +231,3 @@ def test_weights_of_a_model_file_can_be_trained_on(corpus, tmp_path):
         restored = run.average(sound)
     expected = torch.from_numpy(Encoder(tmp_path / "model.onnx").encode(sound.numpy()))
     assert float((restored * expected).sum(-1).min()) > 0.9999
-
-
-def test_the_loss_of_what_is_heard_equals_its_definition():
-    rng = torch.Generator().manual_seed(1)
-    n, tau = 5, 0.2
-    anchors = unit(torch.randn(n, 8, generator=rng)).double()
-    heard = torch.nn.functional.normalize(torch.randn(n, 2, 8, generator=rng), dim=2).double()
-    groups, others = torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 2, 3, 3, 0])
-    parts = [{int(groups[i]), int(groups[others[i]])} for i in range(n)]
-
-    def e(one, other):
-        return math.exp(one @ other / tau)
-
-    of_mixtures, of_anchors = [], []
-    for i in range(n):
-        rows = i, int(others[i])
-        ways = []
-        for way in ((0, 1), (1, 0)):
-            total = 0.0
-            for k, row in zip(way, rows, strict=True):
-                against = sum(
-                    e(heard[i, k], anchors[m]) for m in range(n) if int(groups[m]) not in parts[i]
-                )
-                positive = e(heard[i, k], anchors[row])
-                total -= math.log(positive / (positive + against))
-            ways.append((total / 2, way))
-        loss, way = min(ways)
-        of_mixtures.append(loss)
-        for k, row in zip(way, rows, strict=True):
-            against = sum(
-                e(heard[j, slot], anchors[row])
-                for j in range(n)
-                for slot in range(2)
-                if int(groups[row]) not in parts[j]
-            )
-            against += sum(
-                e(anchors[m], anchors[row]) for m in range(n) if groups[m] != groups[row]
-            )
-            positive = e(heard[i, k], anchors[row])
-            of_anchors.append(-math.log(positive / (positive + against)))
-    found = heard_nt_xent(anchors, heard, groups, others, tau)
-    assert float(found) == pytest.approx((np.mean(of_mixtures) + np.mean(of_anchors)) / 2, rel=1e-5)
-
-
-def test_listeners_are_trained_exported_and_begin_as_what_there_was(corpus, tmp_path):
-    options = RunOptions((corpus,), tmp_path / "one", tmp_path, threads=1)
-    first = train(recipe(), options, lambda _: None)
-    two = dataclasses.replace(
-        recipe(), model={**SETTINGS, "n_heard": 2}, initial=str(first), seed=2
-    )
-    for source in (first, tmp_path / "one.onnx"):
-        if source.suffix == ".onnx":
-            export_checkpoint(first, source)
-        begun = Run(
-            dataclasses.replace(two, initial=str(source)),
-            dataclasses.replace(options, folder=tmp_path / source.suffix[1:]),
-        )
-        rows = begun.batches.draw(0, seed=1).anchors
-        with torch.no_grad():
-            vectors, heard = begun.average.with_heard(rows)
-        cosines = torch.einsum("nwd,nwkd->nwk", vectors, heard)
-        assert 0.8 < float(cosines.mean()) < 1.0
-        assert float((heard[:, :, 0] - heard[:, :, 1]).abs().max()) > 1e-3
-    seen = []
-    trained = train(two, dataclasses.replace(options, folder=tmp_path / "two"), seen.append)
-    assert np.mean([e["loss"] for e in seen[-3:]]) < seen[0]["loss"]
-    export_checkpoint(trained, tmp_path / "two.onnx")
-    encoder = Encoder(tmp_path / "two.onnx")
-    model = network_of(load_checkpoint(trained)).eval()
-    sound = noise(6.0)
-    with torch.no_grad():
-        expected = model.hear(model.spectrogram(torch.from_numpy(sound))).numpy()
-    assert encoder.hear(sound).shape == expected.shape == (1, 4, 2, 16)
-    assert float((encoder.hear(sound) * expected).sum(-1).min()) > 0.9999
-    made = SampleFingerprinter(encoder)
-    audio = Audio(noise(12.0)[0], 16000)
-    query, recording = made.fingerprint_query(audio), made.fingerprint(audio)
-    assert len(query) == 2 * len(np.unique(query.times))
-    assert recording.values.shape[1] == 16
-    assert len(made.fingerprint_query(Audio(noise(2.0)[0], 16000))) == 2
-
-
-def test_every_listener_learns(corpus, tmp_path):
-    of = dataclasses.replace(recipe(), model={**SETTINGS, "n_heard": 2})
-    options = RunOptions((corpus,), tmp_path / "run", tmp_path / "cache", "cpu", 1)
-    run = Run(of, options)
-    run._learn(run.batches.draw(0, seed=0))
-    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in run.model.parameters())

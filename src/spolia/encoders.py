@@ -157,11 +157,6 @@ class Encoder(ModelFile):
         """Whether the model gives node matrices beside vectors."""
         return "nodes" in {o.name for o in self._session.get_outputs()}
 
-    @cached_property
-    def has_heard(self) -> bool:
-        """Whether a window of a query has other vectors than that of a recording."""
-        return "heard" in {o.name for o in self._session.get_outputs()}
-
     def n_frames(self, n_samples: int) -> int:
         """Return the number of frames of a waveform's spectrogram."""
         front = self.card.architecture["front_end"]
@@ -183,17 +178,6 @@ class Encoder(ModelFile):
         """
         inputs = self._inputs(waveforms, semitones, frames)
         return np.asarray(self._session.run(["vectors"], inputs)[0], np.float32)
-
-    def hear(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return vectors of a query, float32 [shape=(n_batch, n_segments, n_heard, dim)].
-
-        waveforms: as of :meth:`encode`. Each is near one of the sounds that a window may hold;
-        where not :attr:`has_heard`, there is one, that of :meth:`encode`.
-        """
-        if not self.has_heard:
-            return self.encode(waveforms)[:, :, None]
-        inputs = self._inputs(waveforms, 0.0, None)
-        return np.asarray(self._session.run(["heard"], inputs)[0], np.float32)
 
     def nodes(self, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return what a classifier compares, float32 [shape=(n_batch, n_segments, n_nodes, d)].

@@ -16,10 +16,7 @@ QUERY_PHASES = 2  # a query vector every quarter of a second
 
 
 class SampleFingerprinter(SegmentFingerprinter):
-    """Makes ``samples`` fingerprints with an encoder.
-
-    A window of a query may have several vectors, one for each sound that it may hold.
-    """
+    """Makes ``samples`` fingerprints with an encoder."""
 
     method = "samples"
     phases = QUERY_PHASES
@@ -36,16 +33,6 @@ class SampleFingerprinter(SegmentFingerprinter):
         if missing > 0:
             samples = np.pad(audio.samples, (0, missing))
             padded = super().fingerprint_query(Audio(samples, audio.sample_rate), change)
-            first = padded.times == padded.times[:1]
-            times, values = padded.times[first], padded.values[first]
+            times, values = padded.times[:1], padded.values[:1]
             return Fingerprint(self.method, self.model_id, times, values, audio.duration)
         return super().fingerprint_query(audio, change)
-
-    def _of_query(self, audio: Audio) -> Fingerprint:
-        """Return all vectors of a query's windows: those of one window have the same time."""
-        if not self.encoder.has_heard:
-            return self.fingerprint(audio)
-        shape = int(self.card.architecture["n_heard"]), self.card.dim
-        heard = self._encoded([audio], self.encoder.hear, shape)
-        times, values = np.repeat(heard.times, shape[0]), heard.values.reshape(-1, shape[1])
-        return Fingerprint(heard.method, heard.model_id, times, values, heard.duration)

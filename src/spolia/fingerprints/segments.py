@@ -8,7 +8,7 @@ grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,6 @@ CHANGES = tuple(Change(semitones=s) for s in (1.3, -1.3, 2.6, -2.6, 3.9, -3.9))
 
 Vectors = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
-Encode = Callable[[Vectors], Vectors]  # waveforms (1, n) to what their segments become (1, m, …)
 
 
 class SegmentFingerprinter:
@@ -97,17 +96,11 @@ class SegmentFingerprinter:
 
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
         """Return the reference fingerprint of consecutive blocks in bounded memory."""
-        return self._encoded(blocks, self.encoder.encode, (self.card.dim,))
-
-    def _encoded(
-        self, blocks: Iterable[Audio], encode: Encode, shape: tuple[int, ...]
-    ) -> Fingerprint:
-        """Return the fingerprint of consecutive blocks; ``shape``: of what a segment becomes."""
-        vectors = [np.zeros((0, *shape), np.float32)]
+        vectors = [np.zeros((0, self.card.dim), np.float32)]
         times: list[npt.NDArray[np.float64]] = [np.zeros(0)]
         windows = _Windows(self.card)
         for window in windows.cut(self._checked(block) for block in blocks):
-            encoded = encode(window.samples[None])[0]
+            encoded = self.encoder.encode(window.samples[None])[0]
             starts = np.arange(len(encoded), dtype=np.float64) * self.card.hop
             keep = np.flatnonzero(self._loud_from(window.samples, starts))
             keep = keep[(keep >= window.n_dropped) & (keep < window.n_dropped + window.n_kept)]
@@ -150,12 +143,8 @@ class SegmentFingerprinter:
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
                 return
-            one = self._of_query(Audio(part, audio.sample_rate))
+            one = self.fingerprint(Audio(part, audio.sample_rate))
             yield one.times + phase * shift / self.sample_rate, one.values
-
-    def _of_query(self, audio: Audio) -> Fingerprint:
-        """Return the vectors of a query at one phase."""
-        return self.fingerprint(audio)
 
     def _changed(self, audio: Audio, change: Change) -> Iterator[tuple[Times, Vectors]]:
         """Yield times and vectors of a changed query, stretch by stretch and phase by phase."""

@@ -224,13 +224,6 @@ class LogBandEncoder(nn.Module, ABC):
         n_vectors = 1 + (n_frames − segment_frames) // hop_frames. Silence yields finite vectors.
         """
 
-    def hear(self, log_power: Tensor) -> Tensor:
-        """Map log power to the unit vectors of a query (n_batch, n_vectors, n_heard, dim).
-
-        A window of a query has one vector, a recording's, unless a network says otherwise.
-        """
-        return self.embed(log_power)[:, :, None]
-
     def forward(
         self, waveform: Tensor, bands: Tensor | None = None, frames: Tensor | None = None
     ) -> Tensor:

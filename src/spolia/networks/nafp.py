@@ -191,10 +191,6 @@ class Nafp(nn.Module):
         vectors = self._encode(x)
         return vectors.unflatten(0, (n_batch, n_segments))
 
-    def hear(self, log_mel: Tensor) -> Tensor:
-        """Return the vectors of a query, the same (B, n_segments, 1, dim)."""
-        return self.embed(log_mel)[:, :, None]
-
     def _encode(self, x: Tensor) -> Tensor:
         """Map log mel of single segments (N, F, T) to unit vectors (N, dim)."""
         depth = self.config.front_end.range_db / 20

@@ -5,10 +5,6 @@ encoder, this one is convolutional in time, so that overlapping windows share al
 convolutions down to one column per half second, one convolution over columns, then a generalised
 mean (Radenović et al. 2018) over those that a window covers, since a sample may fill only part of
 it. Half of each band's local mean is taken off, so that equalisers and steady sounds count less.
-
-A new track holds more than one sound at a time, and one vector cannot be near all of them. So a
-window of a query may have several vectors (``n_heard``), each near one of the sounds in it, as
-slots are in source separation; a recording's window has one.
 """
 
 from __future__ import annotations
@@ -47,7 +43,6 @@ class SampleEncoderConfig(Windowing):
     columns: int = 7  # that a window covers, one per hop
     hidden: int = 384  # of a column
     dim: int = 192  # size of the vector
-    n_heard: int = 0  # vectors of a query's window; 0: one, the same as a recording's
 
     @property
     def hop_frames(self) -> int:
@@ -91,23 +86,6 @@ class BandStandardisation(nn.Module):
         return (total[:, :, last] - total[:, :, first]) / (last - first)
 
 
-class Listener(nn.Module):
-    """Columns → one vector per window: a convolution over columns, a generalised mean, a head."""
-
-    def __init__(self, config: SampleEncoderConfig) -> None:
-        super().__init__()
-        self.n_columns = config.columns - 2  # that the mean is over
-        self.conv = nn.Conv2d(config.hidden, config.hidden, (1, 3), bias=False)
-        self.norm = nn.BatchNorm2d(config.hidden)
-        self.power = nn.Parameter(torch.tensor(3.0))
-        self.head = _head(config)
-
-    def forward(self, columns: Tensor) -> Tensor:
-        """Map (n_batch, hidden, 1, n_columns) to unit vectors (n_batch, n_windows, dim)."""
-        x = F.relu(self.norm(self.conv(columns)))
-        return _summary(x, self.power, self.n_columns, self.head)
-
-
 class SampleEncoder(LogBandEncoder):
     """Waveform → one unit vector per window, one window every half second."""
 
@@ -127,64 +105,17 @@ class SampleEncoder(LogBandEncoder):
             nn.ReLU(),
         )
         self.power = nn.Parameter(torch.tensor(3.0))
-        self.head = _head(config)
-        self.listeners = nn.ModuleList(Listener(config) for _ in range(config.n_heard))
+        self.head = nn.Sequential(
+            nn.Conv1d(config.hidden, config.hidden, 1),
+            nn.ReLU(),
+            nn.Conv1d(config.hidden, config.dim, 1),
+        )
 
     def embed(self, log_power: Tensor) -> Tensor:
         """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim)."""
-        return self._vectors(self._columns(log_power))
-
-    def hear(self, log_power: Tensor) -> Tensor:
-        """Map log power to a query's unit vectors (n_batch, n_windows, n_heard or 1, dim)."""
-        return self._heard(self._columns(log_power))
-
-    def with_heard(self, log_power: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`embed` and :meth:`hear` return, at the cost of one."""
-        columns = self._columns(log_power)
-        return self._vectors(columns), self._heard(columns)
-
-    def joined(self, log_power: Tensor) -> Tensor:
-        """Return the same, one behind the other (n_batch, n_windows, (1 + n_heard) · dim)."""
-        vectors, heard = self.with_heard(log_power)
-        return torch.cat([vectors[:, :, None], heard], dim=2).flatten(2)
-
-    @torch.no_grad()
-    def begin_listeners(self, deviation: float = 0.1) -> None:
-        """Let each listener begin as what makes a recording's vector, give or take some noise."""
-        for listener in self.listeners:
-            listener.conv.load_state_dict(self.columns[3].state_dict())
-            listener.norm.load_state_dict(self.columns[4].state_dict())
-            listener.head.load_state_dict(self.head.state_dict())
-            listener.power.copy_(self.power)
-            for layer in (listener.conv, listener.head[0], listener.head[2]):
-                noise = torch.randn_like(layer.weight) * layer.weight.std()
-                layer.weight.add_(deviation * noise)
-
-    def _columns(self, log_power: Tensor) -> Tensor:
         x = self.standardise(log_power)[:, None]
-        x = self.trunk(x.contiguous(memory_format=torch.channels_last))
-        return self.columns[:3](x)  # (B, hidden, 1, columns)
-
-    def _vectors(self, columns: Tensor) -> Tensor:
-        x = self.columns[3:](columns)
-        return _summary(x, self.power, self.config.columns - 2, self.head)
-
-    def _heard(self, columns: Tensor) -> Tensor:
-        if not len(self.listeners):
-            return self._vectors(columns)[:, :, None]
-        return torch.stack([listener(columns) for listener in self.listeners], dim=2)
-
-
-def _head(config: SampleEncoderConfig) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv1d(config.hidden, config.hidden, 1),
-        nn.ReLU(),
-        nn.Conv1d(config.hidden, config.dim, 1),
-    )
-
-
-def _summary(x: Tensor, power: Tensor, n_columns: int, head: nn.Module) -> Tensor:
-    """Map columns (n_batch, hidden, 1, n) to unit vectors (n_batch, n − n_columns + 1, dim)."""
-    x = x[:, :, 0].float().clamp(min=1e-4).pow(power)
-    x = head(F.avg_pool1d(x, n_columns, 1).pow(1.0 / power))
-    return unit_norm(x.transpose(1, 2))
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.columns(self.trunk(x))[:, :, 0].float()  # (B, hidden, columns)
+        pooled = F.avg_pool1d(x.clamp(min=1e-4).pow(self.power), self.config.columns - 2, 1)
+        x = self.head(pooled.pow(1.0 / self.power))
+        return unit_norm(x.transpose(1, 2))

@@ -254,41 +254,18 @@ def _to_onnx(model: Any) -> Any:
         )
         names += ["bands", "frames"]
         shapes += [{}, {0: _dim("n_frames", config.segment_frames)}]
-    network, outputs = _with_outputs(model)
+    has_nodes = isinstance(model, WindowEncoder)
     program = torch.onnx.export(
-        network,
+        WithNodes(model) if has_nodes else model,
         example,
         dynamo=True,
         opset_version=18,
         input_names=names,
-        output_names=outputs,
+        output_names=["vectors", "nodes"] if has_nodes else ["vectors"],
         dynamic_shapes=tuple(shapes),
         verbose=False,
     )
     return _proto(program)
-
-
-def _with_outputs(model: Any) -> tuple[torch.nn.Module, list[str]]:
-    """Return what gives all outputs of a model, and their names."""
-    if isinstance(model, WindowEncoder):
-        return WithNodes(model), ["vectors", "nodes"]
-    if isinstance(model, SampleEncoder) and model.config.n_heard:
-        return WithHeard(model), ["vectors", "heard"]
-    return model, ["vectors"]
-
-
-class WithHeard(torch.nn.Module):
-    """An encoder of samples that gives a query's vectors beside a recording's."""
-
-    def __init__(self, encoder: SampleEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(
-        self, waveform: torch.Tensor, bands: torch.Tensor, frames: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map as ``SampleEncoder.forward``, to vectors of recordings and of queries."""
-        return self.encoder.with_heard(self.encoder.spectrogram(waveform, bands, frames))
 
 
 class WithNodes(torch.nn.Module):
@@ -327,7 +304,7 @@ def _store_half(proto: Any) -> None:
     casts = []
     for tensor in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim < 3 or values.size < HALF_PRECISION_FROM:
+        if values.dtype != np.float32 or values.ndim < 4 or values.size < HALF_PRECISION_FROM:
             continue
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))

@@ -80,9 +80,7 @@ class Run(ResumableRun):
             self._begin()
         self.objective = self._objective()
         self._mine()
-        self.n_heard = int(getattr(self.model.config, "n_heard", 0))
-        embed = self.model.joined if self.n_heard else self.model.embed
-        self.embed = torch.compile(embed) if options.compile else embed
+        self.embed = torch.compile(self.model.embed) if options.compile else self.model.embed
 
     def _objective(self) -> Objective:
         config = self.recipe.teacher
@@ -163,9 +161,7 @@ class Run(ResumableRun):
             self.model,
             embed,
             rows,
-            lambda vectors: self.objective(
-                vectors, batch.groups, wanted, batch.others, self.n_heard
-            ),
+            lambda vectors: self.objective(vectors, batch.groups, wanted, batch.others),
             optimiser.chunk or len(rows),
         )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +37,12 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
     file are measured; called only then.
     """
     if source.endswith(".pt"):
-        trained = network_of(load_checkpoint(Path(source)))
+        model.load_state_dict(load_checkpoint(Path(source))["average"])
     else:
         file = open_model(source)
         if not isinstance(file, Encoder):
             raise TrainingError(f"{file.path} does not encode sound; give a model that does")
-        trained = without_listeners(model) if not file.has_heard else model
-        unfold(trained, file, example())
-    if trained is not model:
-        take(model, trained.state_dict(), source)
-
-
-def without_listeners(model: Any) -> Any:
-    """Return an untrained network of the same shape that hears one vector a window."""
-    if not getattr(model.config, "n_heard", 0):
-        return model
-    return type(model)(replace(model.config, n_heard=0))
-
-
-def take(model: Any, state: dict[str, Tensor], source: str) -> None:
-    """Put weights into a model; listeners that they lack begin as what they have.
-
-    Raises TrainingError where the weights are of another architecture.
-    """
-    missing, unknown = model.load_state_dict(state, strict=False)
-    if unknown or not all(name.startswith("listeners.") for name in missing):
-        place = [*unknown, *missing][0]
-        raise TrainingError(
-            f"{source} is of another architecture than the recipe's (at {place}); "
-            "give the recipe the architecture of the file, or no initial weights"
-        )
-    if missing:
-        model.begin_listeners()
+        unfold(model, file, example())
 
 
 def load_trained(source: str, example: Callable[[], Tensor]) -> Any:

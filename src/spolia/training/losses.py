@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,37 +46,6 @@ def mixture_nt_xent(
     of_mixtures = F.softplus(negatives[pairs[0] + n] - positive)
     of_anchors = F.softplus(negatives[pairs[1]] - positive)
     return (of_mixtures.mean() + of_anchors.mean()) / 2
-
-
-def heard_nt_xent(
-    anchors: Tensor, heard: Tensor, groups: Tensor, others: Tensor, temperature: float
-) -> Tensor:
-    """Return the cross-entropy of mixtures that have a vector for each sound they may hold.
-
-    heard: unit vectors of mixtures [shape=(n, n_heard, dim)], n_heard ≥ 2; everything else as of
-    :func:`mixture_nt_xent`. Each vector looks among anchors in a softmax of its own. Which of them
-    looks for which row of the mixture is settled by the smallest loss, as sources are assigned in
-    source separation (permutation-invariant training, Yu et al., ICASSP 2017).
-    """
-    similarity = torch.einsum("nkd,md->nkm", heard.float(), anchors.float()) / temperature
-    parts = torch.stack([groups, groups[others]], dim=1)
-    unlike = (parts[:, :, None] != groups).all(1)  # of mixtures and anchors
-    row = torch.arange(len(anchors), device=anchors.device)
-    positive = torch.stack([similarity[row, :, row], similarity[row, :, others]], dim=2)
-    hidden = similarity.masked_fill(~unlike[:, None], float("-inf"))
-    cost = F.softplus(hidden.logsumexp(2)[:, :, None] - positive)  # (n, n_heard, 2)
-    pairs = torch.tensor(list(permutations(range(heard.shape[1]), 2)), device=anchors.device)
-    costs = cost[:, pairs[:, 0], 0] + cost[:, pairs[:, 1], 1]
-    best = pairs[costs.argmin(1)]  # the vectors that look for either row
-    of_mixtures = costs.amin(1) / 2
-    among = (anchors @ anchors.T).float() / temperature
-    among = among.masked_fill(groups[:, None] == groups, float("-inf"))
-    negatives = torch.cat([hidden.flatten(0, 1), among]).logsumexp(0)
-    of_anchors = [
-        F.softplus(negatives[wanted] - positive[row, best[:, i], i])
-        for i, wanted in enumerate((row, others))
-    ]
-    return (of_mixtures.mean() + torch.stack(of_anchors).mean()) / 2
 
 
 def semi_hard_triplet(anchors: Tensor, positives: Tensor, groups: Tensor, margin: float) -> Tensor:

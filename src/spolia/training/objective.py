@@ -9,7 +9,6 @@ from torch import Tensor
 
 from spolia.errors import TrainingError
 from spolia.training.losses import (
-    heard_nt_xent,
     mixture_nt_xent,
     nt_xent,
     semi_hard_triplet,
@@ -42,19 +41,12 @@ class Objective:
         groups: Tensor,
         wanted: Tensor | None,
         others: Tensor | None = None,
-        n_heard: int = 0,
     ) -> Tensor:
         """Return the loss of anchors followed by positives [shape=(2 · n_rows, n_segments, dim)].
 
         groups: of the rows, int64 [shape=(n_rows,)]; wanted: see :meth:`wanted`; others: of
-        mixtures, the second row in each, int64 [shape=(n_rows,)]; n_heard: vectors that a window
-        of a mixture has, behind the one of a recording, in ``vectors``' last axis.
+        mixtures, the second row in each, int64 [shape=(n_rows,)].
         """
-        if n_heard and others is not None:
-            every = vectors[:, 0].unflatten(1, (1 + n_heard, -1))
-            n = len(groups)
-            temperature = self.optimiser.temperature
-            return heard_nt_xent(every[:n, 0], every[n:, 1:], groups, others, temperature)
         anchors, positives = (v.flatten(0, 1) for v in vectors.chunk(2))
         n_segments = vectors.shape[1]
         of = groups[:, None].expand(len(groups), n_segments).flatten()

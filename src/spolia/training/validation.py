@@ -23,11 +23,11 @@ def retrieval(model: Any, batches: BatchMaker, *, n_batches: int, seed: int) -> 
     for i in range(n_batches):
         batch = batches.draw(i, seed=seed)
         anchors.append(model.embed(batch.anchors))
-        positives.append(model.hear(batch.positives))
+        positives.append(model.embed(batch.positives))
         own = torch.arange(len(batch.groups), device=batch.groups.device)
         others.append(n + (own if batch.others is None else batch.others))
         n += len(batch.groups)
-    gallery, queries = torch.cat(anchors), torch.cat(positives)  # (n, n_segments, (n_heard,) dim)
+    gallery, queries = torch.cat(anchors), torch.cat(positives)  # (n, n_segments, dim)
     second = torch.cat(others)
     return {
         "val_top1_1s": _top1(queries[:, :1], gallery[:, :1], second),
@@ -38,7 +38,7 @@ def retrieval(model: Any, batches: BatchMaker, *, n_batches: int, seed: int) -> 
 
 def _top1(queries: Tensor, gallery: Tensor, second: Tensor) -> float:
     """Return the share of queries that are nearest to their own row; ``second`` is no rival."""
-    similarity = torch.einsum("qskd,gsd->qskg", queries, gallery).amax(2).sum(1)
+    similarity = torch.einsum("qsd,gsd->qg", queries, gallery)
     row = torch.arange(len(queries), device=similarity.device)
     own = similarity[row, row].clone()
     similarity[row, second] = float("-inf")
