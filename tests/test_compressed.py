@@ -187,6 +187,36 @@ def test_each_run_counts_once_at_a_place():
     assert candidates(NO_HITS, span=SPAN) == []
 
 
+@pytest.mark.parametrize("n_hits", [1, 40, 1500])
+def test_places_are_those_of_a_plain_count(n_hits):
+    rng = np.random.default_rng(n_hits)
+    hits = Hits(
+        rng.choice([0, 3, 4, 70_000], n_hits).astype(np.int32),
+        rng.choice([0.0, 0.125, 1.0, 1.5, 20.0], n_hits),
+        np.round(rng.uniform(0, 200, n_hits), 1),
+        rng.uniform(-0.1, 1.0, n_hits).astype("f"),
+    )
+    best = {}
+    offsets = hits.reference_times - hits.query_times
+    for i, cell in enumerate(np.floor(offsets / (SPAN / 2)).astype(int)):
+        for place in ((hits.recordings[i], cell), (hits.recordings[i], cell - 1)):
+            run = best.setdefault(place, {}).setdefault(hits.query_times[i], i)
+            if hits.scores[i] > hits.scores[run]:
+                best[place][hits.query_times[i]] = i
+    totals = {place: sum(float(hits.scores[i]) for i in of.values()) for place, of in best.items()}
+    kept = []
+    for recording, cell in sorted(totals, key=lambda place: -totals[place]):
+        counted = list(best[recording, cell].values())
+        weights = hits.scores[counted].astype(np.float64)
+        offset = (weights @ offsets[counted]) / max(weights.sum(), 1e-9)
+        if all(r != recording or abs(o - offset) >= SPAN / 2 for r, o, _ in kept):
+            kept.append((recording, offset, totals[recording, cell]))
+    found = candidates(hits, span=SPAN, n=1000)
+    assert len(found) == len(kept) < 1000
+    np.testing.assert_allclose(found, kept, atol=1e-6)
+    assert candidates(hits, span=SPAN, n=3) == found[:3]
+
+
 def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):
     segments = BandEnergies()
     compressor = MeanCompressor()
