@@ -217,6 +217,21 @@ def test_places_are_those_of_a_plain_count(n_hits):
     assert candidates(hits, span=SPAN, n=3) == found[:3]
 
 
+def test_a_hit_that_two_places_hold_counts_at_both():
+    stored, query = sequence(0, 60.0), clip(0, 20.0, 5.0)
+    places = [Neighbourhood(0, 20.0, 1.0), Neighbourhood(0, 20.0 + SPAN, 1.0)]
+    one = local_hits(query, places[:1], lambda i: stored, span=SPAN, k=100)
+    both = local_hits(query, places, lambda i: stored, span=SPAN, k=100)
+    second = local_hits(query, places[1:], lambda i: stored, span=SPAN, k=100)
+    assert min(len(one), len(second)) > 0
+    assert len(both) == len(one) + len(second)
+    pair = local_hits(query, [places[0]] * 2, lambda i: stored, span=SPAN, k=3)
+    for time in np.unique(pair.query_times):
+        of = [x.reference_times[x.query_times == time] for x in (one, pair)]
+        assert set(of[1]) <= set(of[0])
+        assert len(of[1]) == min(3, 2 * len(of[0]))
+
+
 def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):
     segments = BandEnergies()
     compressor = MeanCompressor()

@@ -104,7 +104,7 @@ def local_hits(
     for place in places:
         stored = sequence(place.recording)
         first, last = place.offset + times[0] - span, place.offset + times[-1] + span
-        inside = slice(*np.searchsorted(stored.times, [first, last]))
+        inside = slice(*stored.times.searchsorted([first, last]).tolist())
         if inside.stop > inside.start:
             surroundings.append((place.recording, stored.times[inside], stored.values[inside]))
     if not surroundings:
@@ -127,21 +127,23 @@ def _strongest(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return rows and columns of each row's ``k`` largest values, N_LOCAL of a block at most.
 
-    sizes: of the blocks of columns. The k-th largest of a row's block maxima bounds its k-th
-    largest value from below, so that all but a few are left aside unsorted.
+    sizes: of the blocks of columns, none empty. A block in N_LOCAL parts has as many maxima, none
+    above its N_LOCAL largest: the k-th largest of all maxima bounds the k-th largest of what is
+    kept from below, so that all but a few are left aside unsorted.
     """
-    begins = np.cumsum([0, *sizes[:-1]])
-    highest = np.maximum.reduceat(similarity, begins, axis=1)
+    widths = np.asarray(sizes)
+    parts = (np.cumsum(widths) - widths)[:, None] + widths[:, None] * np.arange(N_LOCAL) // N_LOCAL
+    highest = np.maximum.reduceat(similarity, np.unique(parts), axis=1)
     least = np.full(len(similarity), RELATED, np.float32)
     if highest.shape[1] >= k:
         bound = -np.partition(-highest, k - 1, axis=1)[:, k - 1]
         least = np.maximum(least, np.nextafter(bound, np.float32(-2.0)))
-    rows, columns = np.nonzero(similarity > least[:, None])
+    rows, columns = np.divmod(np.flatnonzero(similarity > least[:, None]), similarity.shape[1])
     values = similarity[rows, columns]
-    block = np.repeat(np.arange(len(sizes)), sizes)[columns]
-    order = np.lexsort((columns, -values, block, rows))
-    order = order[_rank(rows[order] * len(sizes) + block[order]) < N_LOCAL]
-    order = order[np.lexsort((columns[order], -values[order], rows[order]))]
+    blocks = rows * len(widths) + np.repeat(np.arange(len(widths)), widths)[columns]
+    order = np.lexsort((-values, blocks))  # stable: equal values stay in the order of columns
+    order = np.sort(order[_rank(blocks[order]) < N_LOCAL])
+    order = order[np.lexsort((-values[order], rows[order]))]
     order = np.sort(order[_rank(rows[order]) < k])
     return rows[order], columns[order]
 
