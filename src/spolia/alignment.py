@@ -93,10 +93,8 @@ def propose(
         found.append((cells[best] // width, np.full(len(best), speed), offset, votes[best]))
     number, speeds, offsets, votes = (np.concatenate(of) for of in zip(*found, strict=True))
     order = np.argsort(-votes * (1.0 - 0.01 * np.abs(np.log(speeds))), kind="stable")
-    lines = (
-        Proposal(int(named[number[i]]), float(speeds[i]), float(offsets[i]), float(votes[i]))
-        for i in order
-    )
+    columns = named[number[order]], speeds[order], offsets[order], votes[order]
+    lines = zip(*(column.tolist() for column in columns), strict=True)
     return _spread(lines, n_lines, per_recording, 2 * resolution)
 
 
@@ -144,16 +142,22 @@ def _most_crowded(
 
 
 def _spread(
-    lines: Iterable[Proposal], n_lines: int, per_recording: int, apart: float
+    lines: Iterable[tuple[int, float, float, float]],
+    n_lines: int,
+    per_recording: int,
+    apart: float,
 ) -> list[Proposal]:
-    """Keep the first lines, few per recording and at different offsets."""
+    """Keep the first lines, few per recording and at different offsets.
+
+    lines: recording, speed, offset and weight, see Proposal.
+    """
     kept: list[Proposal] = []
     offsets: dict[int, list[float]] = {}
-    for line in lines:
-        others = offsets.setdefault(line.recording, [])
-        if len(others) < per_recording and all(abs(line.offset - o) > apart for o in others):
-            others.append(line.offset)
-            kept.append(line)
+    for recording, speed, offset, weight in lines:
+        others = offsets.setdefault(recording, [])
+        if len(others) < per_recording and all(abs(offset - o) > apart for o in others):
+            others.append(offset)
+            kept.append(Proposal(recording, speed, offset, weight))
         if len(kept) == n_lines:
             break
     return kept
