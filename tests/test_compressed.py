@@ -137,6 +137,19 @@ def test_a_querys_runs_are_a_hop_apart_and_spread_over_time_phases_and_two_lengt
     assert len(none) == 0
 
 
+def test_a_querys_runs_are_compressed_without_padding(fingerprinter, monkeypatch):
+    plain, given = MeanCompressor.compress, []
+
+    def compress(self, runs, padding):
+        given.append((runs.shape[1], padding.any()))
+        return plain(self, runs, padding)
+
+    monkeypatch.setattr(MeanCompressor, "compress", compress)
+    fingerprinter.derive_query(clip(0, 10.0, 20.0))
+    fingerprinter.derive_query(clip(0, 10.0, 2.0))
+    assert given == [(5, False), (LONGEST, False), (2, False)]
+
+
 def test_models_that_do_not_belong_together_are_refused():
     other = SimpleNamespace(model_id="base-2", hop_seconds=HOP, sample_rate=8000)
     with pytest.raises(IncompatibleModel, match="compresses vectors of base-1, not of base-2"):
