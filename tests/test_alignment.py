@@ -133,6 +133,24 @@ def test_similarities_at_rough_places_are_near_the_exact_ones(centre):
         assert values == pytest.approx(exact, abs=0.02)
 
 
+@pytest.mark.parametrize("centre", [-20.0, -0.3, 31.26, 109.6, 130.0])
+def test_similarities_along_a_line_are_interpolated_and_nothing_beyond_the_recording(centre):
+    rng = np.random.default_rng(11)
+    rt, r, qt, q = recording_and_query(rng, start=30.0, seconds=8.0)
+    window = compare(qt, q, rt, r, Proposal(0, 1.0, 30.0, 1.0), hop=HOP, slack=200.0)
+    assert window.start == 0.0
+    speeds, centres = np.array([0.9, 1.0, 1.13]), centre + np.array([0.0, 0.1, 0.37])
+    found = window.along(speeds, centres, 3.5)
+    for values, speed, place in zip(found, speeds, centres, strict=True):
+        at = place + speed * (qt - 3.5)
+        grid = np.arange(-1, window.similarity.shape[1] + 1) * HOP
+        padded = np.pad(window.similarity, ((0, 0), (1, 1)))
+        exact = [
+            np.interp(t, grid, row, left=0, right=0) for t, row in zip(at, padded, strict=True)
+        ]
+        assert values == pytest.approx(np.array(exact), abs=1e-5)
+
+
 def test_a_query_before_the_beginning_still_aligns():
     rng = np.random.default_rng(10)
     rt, r, qt, q = recording_and_query(rng, start=0.0, seconds=10.0)

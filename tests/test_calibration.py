@@ -55,6 +55,14 @@ def test_probabilities_are_calibrated():
     assert p[~right].mean() < 0.1
 
 
+def test_several_matches_have_the_probabilities_of_each():
+    calibration, (queries, _) = fitted(0), made_up(np.random.default_rng(10), 20)
+    lines = [[*q[0, :3], q[1:, 0].max(initial=0.0)] for q in queries]
+    together = calibration.probabilities(np.array(lines), 100_000)
+    assert together == pytest.approx(probabilities(calibration, queries), abs=1e-12)
+    assert len(calibration.probabilities(np.zeros((0, 4)), 100_000)) == 0
+
+
 def test_the_threshold_keeps_false_accepts_on_fresh_data():
     calibration = fitted(1, false_accepts=0.01)
     queries, right = made_up(np.random.default_rng(11), 5000)

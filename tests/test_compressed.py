@@ -137,6 +137,19 @@ def test_a_querys_runs_are_a_hop_apart_and_spread_over_time_phases_and_two_lengt
     assert len(none) == 0
 
 
+def test_a_querys_runs_are_compressed_without_padding(fingerprinter, monkeypatch):
+    plain, given = MeanCompressor.compress, []
+
+    def compress(self, runs, padding):
+        given.append((runs.shape[1], padding.any()))
+        return plain(self, runs, padding)
+
+    monkeypatch.setattr(MeanCompressor, "compress", compress)
+    fingerprinter.derive_query(clip(0, 10.0, 20.0))
+    fingerprinter.derive_query(clip(0, 10.0, 2.0))
+    assert given == [(5, False), (LONGEST, False), (2, False)]
+
+
 def test_models_that_do_not_belong_together_are_refused():
     other = SimpleNamespace(model_id="base-2", hop_seconds=HOP, sample_rate=8000)
     with pytest.raises(IncompatibleModel, match="compresses vectors of base-1, not of base-2"):
@@ -185,6 +198,51 @@ def test_each_run_counts_once_at_a_place():
     assert first.offset == pytest.approx(30.0)
     assert recording_scores(hits(rows)) == pytest.approx({0: 1.7, 1: 1.4})
     assert candidates(NO_HITS, span=SPAN) == []
+
+
+@pytest.mark.parametrize("n_hits", [1, 40, 1500])
+def test_places_are_those_of_a_plain_count(n_hits):
+    rng = np.random.default_rng(n_hits)
+    hits = Hits(
+        rng.choice([0, 3, 4, 70_000], n_hits).astype(np.int32),
+        rng.choice([0.0, 0.125, 1.0, 1.5, 20.0], n_hits),
+        np.round(rng.uniform(0, 200, n_hits), 1),
+        rng.uniform(-0.1, 1.0, n_hits).astype("f"),
+    )
+    best = {}
+    offsets = hits.reference_times - hits.query_times
+    for i, cell in enumerate(np.floor(offsets / (SPAN / 2)).astype(int)):
+        for place in ((hits.recordings[i], cell), (hits.recordings[i], cell - 1)):
+            run = best.setdefault(place, {}).setdefault(hits.query_times[i], i)
+            if hits.scores[i] > hits.scores[run]:
+                best[place][hits.query_times[i]] = i
+    totals = {place: sum(float(hits.scores[i]) for i in of.values()) for place, of in best.items()}
+    kept = []
+    for recording, cell in sorted(totals, key=lambda place: -totals[place]):
+        counted = list(best[recording, cell].values())
+        weights = hits.scores[counted].astype(np.float64)
+        offset = (weights @ offsets[counted]) / max(weights.sum(), 1e-9)
+        if all(r != recording or abs(o - offset) >= SPAN / 2 for r, o, _ in kept):
+            kept.append((recording, offset, totals[recording, cell]))
+    found = candidates(hits, span=SPAN, n=1000)
+    assert len(found) == len(kept) < 1000
+    np.testing.assert_allclose(found, kept, atol=1e-6)
+    assert candidates(hits, span=SPAN, n=3) == found[:3]
+
+
+def test_a_hit_that_two_places_hold_counts_at_both():
+    stored, query = sequence(0, 60.0), clip(0, 20.0, 5.0)
+    places = [Neighbourhood(0, 20.0, 1.0), Neighbourhood(0, 20.0 + SPAN, 1.0)]
+    one = local_hits(query, places[:1], lambda i: stored, span=SPAN, k=100)
+    both = local_hits(query, places, lambda i: stored, span=SPAN, k=100)
+    second = local_hits(query, places[1:], lambda i: stored, span=SPAN, k=100)
+    assert min(len(one), len(second)) > 0
+    assert len(both) == len(one) + len(second)
+    pair = local_hits(query, [places[0]] * 2, lambda i: stored, span=SPAN, k=3)
+    for time in np.unique(pair.query_times):
+        of = [x.reference_times[x.query_times == time] for x in (one, pair)]
+        assert set(of[1]) <= set(of[0])
+        assert len(of[1]) == min(3, 2 * len(of[0]))
 
 
 def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):

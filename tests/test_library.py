@@ -131,6 +131,11 @@ def test_the_answer_does_not_depend_on_the_order_of_adding(crate, tmp_path):
     assert answers[0] == answers[1]
 
 
+def test_a_librarys_runs_are_compressed_by_its_threads(tmp_path):
+    with Library(tmp_path, threads=3) as library:
+        assert library.fingerprinter("compressed").compressor.threads == 3
+
+
 def test_an_empty_library_answers_unknown(library):
     answer = library.identify(tune(0))
     assert (answer.decided, answer.matches) == (False, [])

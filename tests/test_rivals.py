@@ -43,6 +43,17 @@ def test_a_copy_is_no_rival():
     assert (first.is_copy, second.is_copy) == (False, True)
 
 
+def test_two_candidates_are_compared_once():
+    compared = []
+
+    def same(one, other):
+        compared.append((one.recording_id, other.recording_id))
+        return False
+
+    judge([Candidate(name, line(e)) for name, e in (("a", 3.0), ("b", 2.0), ("c", 1.0))], same)
+    assert len(compared) == len(set(compared))
+
+
 def test_another_stretch_of_the_query_is_no_rival():
     found = judge([Candidate("a", line(2.0, end=5.0)), Candidate("b", line(2.0, start=5.0))])
     assert [c.rival for c in found] == [0.0, 0.0]

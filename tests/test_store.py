@@ -23,6 +23,7 @@ from spolia.store import derived
 from spolia.store.catalog import Catalog
 from spolia.store.kinds import KINDS, build, bytes_of, cosines
 from spolia.store.postings import open_postings
+from spolia.store.rows import unit_vectors
 from spolia.store.vectors import VectorIndex, open_vectors
 
 
@@ -59,6 +60,16 @@ def test_vectors_survive_in_int8(catalog):
     assert (stored.values * vectors(3)).sum(1).min() > 0.999
     assert np.array_equal(stored.times, segments(3).times)
     assert stored.model_id == "model-1"
+
+
+def test_codes_stand_for_unit_vectors_and_silence_for_nothing():
+    codes = np.random.default_rng(2).integers(-127, 128, (50, 96)).astype(np.int8)
+    codes[7] = 0
+    values = unit_vectors(codes)
+    assert values.dtype == np.float32
+    norms = np.linalg.norm(codes.astype("f"), axis=1, keepdims=True)
+    np.testing.assert_allclose(values * norms, codes, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), np.arange(50) != 7, atol=1e-6)
 
 
 def test_hashes_survive_exactly(catalog):

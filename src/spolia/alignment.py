@@ -8,8 +8,10 @@ query and the stored sequence around the line. Pure functions on arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +32,11 @@ MINIMUM_SPREAD = 0.5  # seconds², of the times of vectors from which a slope ca
 SIGNIFICANT = 2.5  # standard deviations from which a slope counts
 # Seconds around a proposal's place that are searched, first roughly, then exactly,
 REACH = 1.0, 0.12
+NEAR = np.linspace(-REACH[1], REACH[1], 13)
 WIDTH = 0.1, 0.02  # and the share around its speed
 FINER = 8  # places between two stored vectors that are told apart, roughly
 MOST_ROUGH = 128  # query vectors that are looked at, roughly
+EDGE = 2  # zeros around a grid, between which a place outside is interpolated
 SPEED_COST = 0.1  # similarity that a speed other than 1 must gain per unit of change
 
 
@@ -93,10 +97,8 @@ def propose(
         found.append((cells[best] // width, np.full(len(best), speed), offset, votes[best]))
     number, speeds, offsets, votes = (np.concatenate(of) for of in zip(*found, strict=True))
     order = np.argsort(-votes * (1.0 - 0.01 * np.abs(np.log(speeds))), kind="stable")
-    lines = (
-        Proposal(int(named[number[i]]), float(speeds[i]), float(offsets[i]), float(votes[i]))
-        for i in order
-    )
+    columns = named[number[order]], speeds[order], offsets[order], votes[order]
+    lines = zip(*(column.tolist() for column in columns), strict=True)
     return _spread(lines, n_lines, per_recording, 2 * resolution)
 
 
@@ -144,16 +146,22 @@ def _most_crowded(
 
 
 def _spread(
-    lines: Iterable[Proposal], n_lines: int, per_recording: int, apart: float
+    lines: Iterable[tuple[int, float, float, float]],
+    n_lines: int,
+    per_recording: int,
+    apart: float,
 ) -> list[Proposal]:
-    """Keep the first lines, few per recording and at different offsets."""
+    """Keep the first lines, few per recording and at different offsets.
+
+    lines: recording, speed, offset and weight, see Proposal.
+    """
     kept: list[Proposal] = []
     offsets: dict[int, list[float]] = {}
-    for line in lines:
-        others = offsets.setdefault(line.recording, [])
-        if len(others) < per_recording and all(abs(line.offset - o) > apart for o in others):
-            others.append(line.offset)
-            kept.append(line)
+    for recording, speed, offset, weight in lines:
+        others = offsets.setdefault(recording, [])
+        if len(others) < per_recording and all(abs(offset - o) > apart for o in others):
+            others.append(offset)
+            kept.append(Proposal(recording, speed, offset, weight))
         if len(kept) == n_lines:
             break
     return kept
@@ -191,9 +199,9 @@ class Window:
         places = (centre - self.start) / step + speeds[:, None] * times / step
         first = np.round(places).astype(np.int64) + FINER + n_side + 1
         np.clip(first, 0, finer.shape[1] - (2 * n_side + 1), out=first)
-        stretches = np.lib.stride_tricks.sliding_window_view(finer, 2 * n_side + 1, axis=1)
-        every = np.arange(len(rows))
-        value = np.stack([np.add.reduce(stretches[every, at]) for at in first])
+        first += np.arange(len(rows)) * finer.shape[1]
+        stretches = np.lib.stride_tricks.sliding_window_view(finer.ravel(), 2 * n_side + 1)
+        value = np.einsum("srp->sp", stretches[first])
         centres = centre + step * np.arange(-n_side, n_side + 1, dtype=np.float64)
         return Surface(centres, np.asarray(value / len(rows), np.float32))
 
@@ -203,26 +211,50 @@ class Window:
         From one grid point before the first; ``margin`` zeros and more stand at either end
         [shape=(n_rows, (n_grid + 1) · FINER + 2 margin + 1)].
         """
-        padded = np.pad(self.similarity[rows], ((0, 0), (1, 1)))
+        values = self._padded[rows, EDGE - 1 : 1 - EDGE]
+        left, steps = values[:, :-1], np.diff(values, axis=1)
         share = np.arange(FINER, dtype=np.float32) / FINER
-        between = padded[:, :-1, None] + np.diff(padded, axis=1)[:, :, None] * share
-        return np.pad(between.reshape(len(padded), -1), ((0, 0), (margin, margin + 1)))
+        between = steps * share[:, None, None]  # long rows of equal shares: faster than short ones
+        between += left
+        finer = np.zeros((len(rows), left.shape[1] * FINER + 2 * margin + 1), np.float32)
+        inner = finer[:, margin : -margin - 1].reshape(*left.shape, FINER)  # a view
+        inner[...] = between.transpose(1, 2, 0)
+        return finer
 
     def along(self, speed: Floats, centre: Floats, middle: float) -> Vectors:
         """Return similarities along lines [shape=(n_lines, n_query)].
 
         A line passes through (middle, centre); between grid points the similarity is interpolated.
         """
-        reference = centre[:, None] + speed[:, None] * (self.query_times - middle)
-        place = (reference - self.start) / self.hop
-        left = np.floor(place).astype(np.int64)
+        place = np.multiply.outer(speed, self.query_times - middle)
+        place += centre[:, None]
+        place -= self.start
+        place /= self.hop
+        left = np.floor(place)
         share = (place - left).astype(np.float32)
-        n_grid = self.similarity.shape[1]
-        rows = np.arange(len(self.query_times))[None, :]
-        padded = np.pad(self.similarity, ((0, 0), (1, 1)))
-        left_values = padded[rows, np.clip(left + 1, 0, n_grid + 1)]
-        right_values = padded[rows, np.clip(left + 2, 0, n_grid + 1)]
-        return np.asarray((1 - share) * left_values + share * right_values, np.float32)
+        at = left.astype(np.int64) + EDGE
+        width = self._padded.shape[1]
+        np.clip(at, 0, width - EDGE, out=at)
+        at += np.arange(len(self._padded)) * width
+        values = self._padded.ravel()
+        left_values, right_values = values[at], values[at + 1]
+        left_values *= 1 - share
+        right_values *= share
+        left_values += right_values
+        return left_values
+
+    def inside(self, line: Line) -> slice:
+        """Return which query vectors lie within a line's stretch."""
+        first, last = np.searchsorted(self.query_times, [line.query_start - 1e-9, line.query_end])
+        return slice(int(first), int(last))
+
+    @cached_property
+    def _padded(self) -> Vectors:
+        """The similarities between EDGE zeros at either end of the grid."""
+        n_query, n_grid = self.similarity.shape
+        padded = np.zeros((n_query, n_grid + 2 * EDGE), np.float32)
+        padded[:, EDGE:-EDGE] = self.similarity
+        return padded
 
 
 def compare(
@@ -259,9 +291,9 @@ def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Li
     surface = window.around(speeds, middle, line.offset + line.speed * middle, REACH[0])
     speed, centre = _summit(speeds, surface)
     speeds = _speed_grid(speed, span, WIDTH[1])
-    centres = centre + np.linspace(-REACH[1], REACH[1], 13)
-    grid_speed, grid_centre = (g.ravel() for g in np.meshgrid(speeds, centres, indexing="ij"))
-    value = window.along(grid_speed, grid_centre, middle).mean(1)
+    centres = centre + NEAR
+    every, each = np.repeat(speeds, len(centres)), np.tile(centres, len(speeds))
+    value = window.along(every, each, middle).mean(1)
     speed, centre = _summit(speeds, Surface(centres, value.reshape(len(speeds), -1)))
     similarity = window.along(np.array([speed]), np.array([centre]), middle)[0]
     rough = _stretch(similarity, times, speed, centre - speed * middle, segment, step)
@@ -282,24 +314,25 @@ def _polish(window: Window, line: Line) -> Line:
     parabola through the three nearest stored vectors gives each query vector a place of its own,
     and a weighted line through these places, over all phases, corrects offset and speed.
     """
-    times = window.query_times
-    inside = (times >= line.query_start - 1e-9) & (times < line.query_end)
-    times, similarity = times[inside], window.similarity[inside]
+    inside = window.inside(line)
+    times, similarity = window.query_times[inside], window.similarity[inside]
     place = (line.speed * times + line.offset - window.start) / window.hop
     nearest = np.round(place).astype(np.int64)
     usable = (nearest >= 1) & (nearest < similarity.shape[1] - 1)
     if not usable.any():
         return line
     rows, columns = np.flatnonzero(usable), nearest[usable]
-    left, centre, right = (similarity[rows, columns + k].astype(np.float64) for k in (-1, 0, 1))
+    around = similarity[rows, columns + np.array([[-1], [0], [1]])].astype(np.float64)
+    left, centre, right = around
     curvature = np.maximum(2 * centre - left - right, 0.0)
     shift = np.clip(0.5 * (right - left) / np.maximum(curvature, 1e-6), -0.75, 0.75)
     residual = (columns + shift - place[usable]) * window.hop
     weight = curvature * (np.abs(residual) < 0.4) + 1e-9
-    moved, bent = _fit_residual(times[usable], residual, weight)
-    middle = float(np.average(times[usable], weights=weight))
-    speed = float(np.clip(line.speed + bent, 1 / MAX_SPEED, MAX_SPEED))
-    moved = float(np.clip(moved, -0.15, 0.15))
+    times = times[usable]
+    moved, bent = _fit_residual(times, residual, weight)
+    middle = float((times * weight).sum() / weight.sum())
+    speed = min(max(line.speed + bent, 1 / MAX_SPEED), MAX_SPEED)
+    moved = min(max(moved, -0.15), 0.15)
     return replace(line, speed=speed, offset=line.offset + moved + (line.speed - speed) * middle)
 
 
@@ -327,8 +360,8 @@ def _speed_grid(speed: float, span: float, width: float) -> Floats:
     """Return speeds around one so fine that the line's ends move by at most 0.1 s a step."""
     if span < 1.0:
         return np.array([1.0])
-    n_steps = int(np.clip(np.ceil(width * span / 0.2), 1, 40))
-    speeds = speed * np.exp(np.linspace(-width, width, 2 * n_steps + 1))
+    n_steps = min(max(math.ceil(width * span / 0.2), 1), 40)
+    speeds = speed * np.exp(width / n_steps * np.arange(-n_steps, n_steps + 1))
     speeds = np.append(speeds, 1.0)
     return np.asarray(speeds[(speeds <= MAX_SPEED) & (speeds >= 1 / MAX_SPEED)])
 
@@ -340,7 +373,7 @@ def _peak(places: Floats, values: Vectors, best: int) -> float:
     left, middle, right = (float(v) for v in values[best - 1 : best + 2])
     curvature = left - 2 * middle + right
     shift = 0.0 if curvature >= 0 else 0.5 * (left - right) / curvature
-    return float(places[best] + np.clip(shift, -0.5, 0.5) * (places[1] - places[0]))
+    return float(places[best] + min(max(shift, -0.5), 0.5) * (places[1] - places[0]))
 
 
 def _stretch(

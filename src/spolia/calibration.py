@@ -75,8 +75,16 @@ class Calibration:
         evidence, score, support: of its line; rival: evidence of the strongest line of another
         recording's sound; n_entries: vectors or hashes of the library.
         """
-        x = features(np.array([[evidence, score, support, rival]]), np.array([n_entries]))[0]
-        return float(logistic(np.array(x @ np.asarray(self.weights))))
+        lines = np.array([[evidence, score, support, rival]])
+        return float(self.probabilities(lines, n_entries)[0])
+
+    def probabilities(self, lines: Floats, n_entries: int) -> Floats:
+        """Return the probabilities of several matches [shape=(n,)].
+
+        lines: evidence, score, support and rival of each, see :meth:`probability` [shape=(n, 4)].
+        """
+        x = features(lines, np.full(len(lines), n_entries))
+        return logistic(x @ np.asarray(self.weights))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model's metadata."""

@@ -7,7 +7,7 @@ compared with the query's: their hits go the way of an exhaustive search's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,24 +40,24 @@ def candidates(hits: Hits, *, span: float, n: int = N_CANDIDATES) -> list[Neighb
     if not len(hits):
         return []
     offsets = np.tile(hits.reference_times - hits.query_times, 2)
-    every, scores = np.tile(hits.recordings.astype(np.int64), 2), np.tile(hits.scores, 2)
+    scores = np.tile(hits.scores, 2)
     cells = np.floor(offsets / (span / 2)).astype(np.int64) - np.repeat([0, 1], len(hits))
-    _, run = np.unique(hits.query_times, return_inverse=True)
-    keys = np.stack([every, cells, np.tile(run, 2)], axis=1)
-    best = np.lexsort((-scores, *keys.T[::-1]))
-    first = np.ones(len(best), bool)
-    first[1:] = (keys[best[1:]] != keys[best[:-1]]).any(1)
-    counted = best[first]
-    places, of = np.unique(keys[counted][:, :2], axis=0, return_inverse=True)
-    of = of.reshape(-1)
+    named, owner = np.unique(hits.recordings, return_inverse=True)
+    begins, run = np.unique(hits.query_times, return_inverse=True)
+    low, width = int(cells.min()), int(cells.max() - cells.min()) + 1
+    place = np.tile(owner, 2) * width + (cells - low)
+    keys = place * len(begins) + np.tile(run, 2)
+    order = np.lexsort((-scores, keys))
+    counted = order[_begins(keys[order])]  # the best hit of each run at each place
+    first = _begins(place[counted])
     weight = scores[counted].astype(np.float64)
+    of = np.cumsum(first) - 1
     total = np.bincount(of, weights=weight)
     middle = np.bincount(of, weights=weight * offsets[counted]) / np.maximum(total, 1e-9)
-    order = np.argsort(-total, kind="stable")
-    found = [
-        Neighbourhood(int(places[i, 0]), float(middle[i]), float(total[i])) for i in order[: 4 * n]
-    ]
-    return _apart(found, span)[:n]
+    recordings = named[place[counted[first]] // width]
+    order = np.argsort(-total, kind="stable")[: 4 * n]
+    found = zip(recordings[order], middle[order], total[order], strict=True)
+    return _apart((Neighbourhood(int(r), float(m), float(t)) for r, m, t in found), span, n)
 
 
 def recording_scores(hits: Hits) -> dict[int, float]:
@@ -104,7 +104,7 @@ def local_hits(
     for place in places:
         stored = sequence(place.recording)
         first, last = place.offset + times[0] - span, place.offset + times[-1] + span
-        inside = slice(*np.searchsorted(stored.times, [first, last]))
+        inside = slice(*stored.times.searchsorted([first, last]).tolist())
         if inside.stop > inside.start:
             surroundings.append((place.recording, stored.times[inside], stored.values[inside]))
     if not surroundings:
@@ -127,21 +127,23 @@ def _strongest(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return rows and columns of each row's ``k`` largest values, N_LOCAL of a block at most.
 
-    sizes: of the blocks of columns. The k-th largest of a row's block maxima bounds its k-th
-    largest value from below, so that all but a few are left aside unsorted.
+    sizes: of the blocks of columns, none empty. A block in N_LOCAL parts has as many maxima, none
+    above its N_LOCAL largest: the k-th largest of all maxima bounds the k-th largest of what is
+    kept from below, so that all but a few are left aside unsorted.
     """
-    begins = np.cumsum([0, *sizes[:-1]])
-    highest = np.maximum.reduceat(similarity, begins, axis=1)
+    widths = np.asarray(sizes)
+    parts = (np.cumsum(widths) - widths)[:, None] + widths[:, None] * np.arange(N_LOCAL) // N_LOCAL
+    highest = np.maximum.reduceat(similarity, np.unique(parts), axis=1)
     least = np.full(len(similarity), RELATED, np.float32)
     if highest.shape[1] >= k:
         bound = -np.partition(-highest, k - 1, axis=1)[:, k - 1]
         least = np.maximum(least, np.nextafter(bound, np.float32(-2.0)))
-    rows, columns = np.nonzero(similarity > least[:, None])
+    rows, columns = np.divmod(np.flatnonzero(similarity > least[:, None]), similarity.shape[1])
     values = similarity[rows, columns]
-    block = np.repeat(np.arange(len(sizes)), sizes)[columns]
-    order = np.lexsort((columns, -values, block, rows))
-    order = order[_rank(rows[order] * len(sizes) + block[order]) < N_LOCAL]
-    order = order[np.lexsort((columns[order], -values[order], rows[order]))]
+    blocks = rows * len(widths) + np.repeat(np.arange(len(widths)), widths)[columns]
+    order = np.lexsort((-values, blocks))  # stable: equal values stay in the order of columns
+    order = np.sort(order[_rank(blocks[order]) < N_LOCAL])
+    order = order[np.lexsort((-values[order], rows[order]))]
     order = np.sort(order[_rank(rows[order]) < k])
     return rows[order], columns[order]
 
@@ -152,14 +154,20 @@ def _rank(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.arange(len(keys)) - np.repeat(begins, np.diff([*begins, len(keys)]))
 
 
-def _apart(places: Sequence[Neighbourhood], span: float) -> list[Neighbourhood]:
-    """Keep the best of places that are so near that their surroundings hold each other."""
+def _begins(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell which elements differ from the one before."""
+    return np.concatenate([[True], keys[1:] != keys[:-1]])
+
+
+def _apart(places: Iterable[Neighbourhood], span: float, n: int) -> list[Neighbourhood]:
+    """Keep the ``n`` best of places that are so near that their surroundings hold each other."""
     kept: list[Neighbourhood] = []
+    offsets: dict[int, list[float]] = {}
     for place in places:
-        near = (
-            other.recording == place.recording and abs(other.offset - place.offset) < span / 2
-            for other in kept
-        )
-        if not any(near):
+        others = offsets.setdefault(place.recording, [])
+        if all(abs(other - place.offset) >= span / 2 for other in others):
+            others.append(place.offset)
             kept.append(place)
+        if len(kept) == n:
+            break
     return kept

@@ -70,8 +70,8 @@ def traces(window: Window, line: Line) -> Floats:
     line's stretch. All are scaled by n / (n + REPEATED), n being the number of these vectors.
     """
     times = window.query_times
-    inside = (times >= line.query_start - 1e-9) & (times < line.query_end)
-    n = int(inside.sum())
+    inside = window.inside(line)
+    n = len(times[inside])
     middle = float(times.mean())
     centres = line.offset + line.speed * middle + PLACES * window.hop
     around = window.along(np.full(len(PLACES), line.speed), centres, middle)[:, inside]

@@ -119,7 +119,9 @@ class Library:
     def _made(self, method: str) -> Fingerprinter:
         if method == "compressed":
             segments, held = self.fingerprinter("segments"), self.catalog.methods().get(method)
-            return registry.make_compressed(segments, self.compressor, held=held)
+            return registry.make_compressed(
+                segments, self.compressor, held=held, threads=self.threads
+            )
         model = self.sample_model if method == "samples" else self.model
         return registry.make_fingerprinter(method, model=model)
 
@@ -368,10 +370,8 @@ class Library:
     ) -> tuple[list[Match], int]:
         """Return the decided matches, then others up to ``top``, and how many are decided."""
         decided = self.decided(candidates, method, threshold)
-        chosen = decided + [
-            c for c in best_per_recording(candidates) if not any(c is d for d in decided)
-        ]
-        chosen = chosen[: max(top, len(decided))]
+        others = [c for c in best_per_recording(candidates) if not any(c is d for d in decided)]
+        chosen = [*decided, *others][: max(top, len(decided))]
         return [self._match(audio, candidate, method) for candidate in chosen], len(decided)
 
     def _find(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -61,18 +62,20 @@ def judged(
     ordered = sorted(candidates, key=lambda c: -strength(c.line.evidence, c.line.score))
     leaders = best_per_recording(ordered)[:N_LEADERS]
     leaders.sort(key=lambda c: -c.line.evidence)
+    same = lru_cache(maxsize=None)(same)
+    rivals = [
+        next((o.line.evidence for o in leaders if _is_rival(o, candidate, same)), 0.0)
+        for candidate in ordered
+    ]
+    lines = [
+        (c.line.evidence, c.line.score, c.line.support, rival)
+        for c, rival in zip(ordered, rivals, strict=True)
+    ]
+    probabilities = calibration.probabilities(np.reshape(lines, (-1, 4)), n_entries).tolist()
     found: list[Candidate] = []
-    for candidate in ordered:
-        rival = next((o.line.evidence for o in leaders if _is_rival(o, candidate, same)), 0.0)
-        probability = calibration.probability(
-            evidence=candidate.line.evidence,
-            score=candidate.line.score,
-            support=candidate.line.support,
-            rival=rival,
-            n_entries=n_entries,
-        )
+    for candidate, rival, probability in zip(ordered, rivals, probabilities, strict=True):
         caps = [c.probability for c in found if overlapping(c.line, candidate.line)]
-        is_copy = bool(found) and candidate in leaders and same(found[0], candidate)
+        is_copy = bool(found) and candidate in leaders and same(ordered[0], candidate)
         found.append(
             replace(candidate, rival=rival, probability=min([probability, *caps]), is_copy=is_copy)
         )
@@ -106,11 +109,10 @@ def same_sound(
     end = min(first.line.query_end, second.line.query_end)
     times = np.arange(start, max(end - hop, start + 1e-6), hop)
     one = _stored(sequence(first.recording_id), first.line, times, hop)
-    similarity = [
-        np.einsum("td,td->t", one, _stored(sequence(second.recording_id), second.line, t, hop))
-        for t in (times - hop, times, times + hop)
-    ]
-    return bool(np.max([values.mean() for values in similarity]) >= SAME_SOUND)
+    shifted = np.concatenate([times - hop, times, times + hop])
+    other = _stored(sequence(second.recording_id), second.line, shifted, hop)
+    similarity = np.einsum("td,std->st", one, other.reshape(3, len(times), -1))
+    return bool(similarity.mean(1).max() >= SAME_SOUND)
 
 
 def _stored(fingerprint: Fingerprint, line: Line, query_times: Floats, hop: float) -> Vectors:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
-from spolia.store.rows import Sequence8
+from spolia.store.rows import Sequence8, unit_vectors
 from spolia.store.vectors import gather
 
 Codes = npt.NDArray[np.int8]
@@ -45,8 +45,7 @@ class Collection:
         """Return the vectors of a recording, by its place in ``ids``."""
         first = self._first  # type: ignore[attr-defined]
         part = slice(int(first[number]), int(first[number + 1]))
-        values = self.codes[part].astype(np.float32)
-        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+        values = unit_vectors(self.codes[part])
         times = (self.places[part] & 0xFFFFFFFF) / 1000.0
         end = float(times[-1]) + 1.0 if len(times) else 0.0
         return Fingerprint(method, None, times, values, end)
@@ -101,8 +100,7 @@ def enlarged(real: Collection, n_vectors: int, *, seed: int) -> Collection:
 
 def _components(codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return the mean of unit vectors and their principal components [shape=(dim, dim)]."""
-    values = codes.astype(np.float32)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+    values = unit_vectors(codes)
     mean = values.mean(0)
     _, axes = np.linalg.eigh(np.cov((values - mean).T))
     return mean, np.ascontiguousarray(axes.T, np.float32)

@@ -11,6 +11,7 @@ Su, Y. et al.: AMG-Embedding: a self-supervised embedding approach for audio ide
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,14 @@ class CompressedFingerprinter:
         most = max(map(len, members), default=0)
         whole = min(longest, most)
         half = max(min(SHORTEST, whole), (whole + 1) // 2)
-        runs = []
-        for length in sorted({whole, half}) if most else []:
+        parts = []
+        for length in sorted({whole, half}):
             n = max(len(members), int(np.ceil((most - length) / (RUN_STEP * longest))) + 1)
-            runs += _spread(segments, members, length, n)
-        runs.sort(key=lambda run: segments.times[run[0]])
-        return self._compressed(segments, runs)
+            parts.append(self._compressed(segments, _spread(segments, members, length, n)))
+        times = np.concatenate([part.times for part in parts])
+        values = np.concatenate([part.values for part in parts])
+        order = np.argsort(times, kind="stable")
+        return replace(parts[0], times=times[order], values=values[order])
 
     @property
     def _step(self) -> int:
@@ -158,11 +161,11 @@ class CompressedFingerprinter:
     def _compressed(
         self, segments: Fingerprint, runs: Sequence[npt.NDArray[np.int64]]
     ) -> Fingerprint:
-        longest = self.compressor.longest
         vectors = [np.zeros((0, self.compressor.card.dim), np.float32)]
         for first in range(0, len(runs), BATCH):
             some = runs[first : first + BATCH]
             lengths = np.array([len(run) for run in some])
+            longest = int(lengths.max())  # what lies behind it would be computed for nothing
             values = np.zeros((len(some), longest, segments.values.shape[1]), np.float32)
             for row, run in zip(values, some, strict=True):
                 row[: len(run)] = segments.values[run]

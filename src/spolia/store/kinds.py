@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.errors import ParameterError
+from spolia.store.rows import unit_vectors
 
 KINDS = ("flat", "sq8", "ivf-sq8", "ivf-pq", "pq-fastscan")
 N_PROBE = 32  # lists that a search looks into
@@ -103,9 +104,7 @@ def bytes_of(index: Any) -> int:
 def batches(codes: npt.NDArray[np.int8], places: Places) -> Iterator[tuple[Vectors, Places]]:
     """Yield unit vectors in single precision, and their places, some at a time."""
     for start in range(0, len(codes), BATCH):
-        values = codes[start : start + BATCH].astype(np.float32)
-        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
-        yield values, places[start : start + BATCH]
+        yield unit_vectors(codes[start : start + BATCH]), places[start : start + BATCH]
 
 
 def _untrained(kind: str, n: int, dim: int) -> Any:

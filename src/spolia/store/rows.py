@@ -29,8 +29,15 @@ class Sequence8:
 
     def vectors(self) -> npt.NDArray[np.float32]:
         """Return unit vectors, float32 [shape=(n, dim)]."""
-        values = self.values.astype(np.float32)
-        return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9))
+        return unit_vectors(self.values)
+
+
+def unit_vectors(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """Return what stored codes stand for, unit norm; both [shape=(n, dim)]."""
+    values = codes.astype(np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", values, values))
+    values /= np.maximum(norms, 1e-9)[:, None]
+    return values
 
 
 def sequence_to_row(recording_id: str, fingerprint: Fingerprint) -> tuple[Any, ...]:
