@@ -43,6 +43,7 @@ class SampleEncoderConfig(Windowing):
     columns: int = 7  # that a window covers, one per hop
     hidden: int = 384  # of a column
     dim: int = 192  # size of the vector
+    peaks: bool = False  # also see what stands out of its surroundings, as evidence is measured by
 
     @property
     def hop_frames(self) -> int:
@@ -86,6 +87,30 @@ class BandStandardisation(nn.Module):
         return (total[:, :, last] - total[:, :, first]) / (last - first)
 
 
+class Peaks(nn.Module):
+    """Levels above the mean of their surroundings, and their rise.
+
+    What lies over a sample hides some of these but moves none, as :mod:`spolia.sample_alignment`
+    relies on. Silence gives zeros.
+    """
+
+    n_bands, n_frames = 13, 17  # of the surroundings: half an octave, half a second
+
+    def forward(self, log_power: Tensor) -> Tensor:
+        """Map [shape=(n_batch, n_bands, n_frames)] to the same shape, not negative."""
+        x = log_power[:, None]
+        around = F.avg_pool2d(
+            x,
+            (self.n_bands, self.n_frames),
+            1,
+            (self.n_bands // 2, self.n_frames // 2),
+            count_include_pad=False,
+        )
+        above = F.relu(x - around)[:, 0]
+        before = F.pad(above[:, :, :-1], (1, 0))
+        return above + F.relu(above - before)
+
+
 class SampleEncoder(LogBandEncoder):
     """Waveform → one unit vector per window, one window every half second."""
 
@@ -93,7 +118,8 @@ class SampleEncoder(LogBandEncoder):
         super().__init__(config.front_end)
         self.config = config
         self.standardise = BandStandardisation(config.segment_frames)
-        self.trunk = strided_trunk(config.channels, config.n_blocks)
+        self.peaks = Peaks() if config.peaks else None
+        self.trunk = strided_trunk(config.channels, config.n_blocks, n_in=1 + config.peaks)
         n_in = config.channels[-1]
         n_rows = -(-config.front_end.n_bands // config.hop_frames)
         self.columns = nn.Sequential(
@@ -114,6 +140,8 @@ class SampleEncoder(LogBandEncoder):
     def embed(self, log_power: Tensor) -> Tensor:
         """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim)."""
         x = self.standardise(log_power)[:, None]
+        if self.peaks is not None:
+            x = torch.cat([x, self.peaks(log_power)[:, None]], dim=1)
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.columns(self.trunk(x))[:, :, 0].float()  # (B, hidden, columns)
         pooled = F.avg_pool1d(x.clamp(min=1e-4).pow(self.power), self.config.columns - 2, 1)

@@ -74,10 +74,11 @@ class FrequencyBlock(nn.Module):
         return F.relu(x + self.norm2(self.conv2(y)))
 
 
-def strided_trunk(channels: tuple[int, ...], n_blocks: tuple[int, ...]) -> nn.Sequential:
+def strided_trunk(
+    channels: tuple[int, ...], n_blocks: tuple[int, ...], n_in: int = 1
+) -> nn.Sequential:
     """Return strided convolutions, each followed by its number of residual blocks."""
     layers: list[nn.Module] = []
-    n_in = 1
     for n_out, n in zip(channels, n_blocks, strict=True):
         layers.append(DownBlock(n_in, n_out))
         layers.extend(FrequencyBlock(n_out) for _ in range(n))
