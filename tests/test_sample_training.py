@@ -20,12 +20,13 @@ from spolia.audio import Audio
 from spolia.cli import app
 from spolia.encoders import Encoder, open_encoder
 from spolia.encoding import write_wav
-from spolia.errors import ModelError, ParameterError
+from spolia.errors import ModelError, ParameterError, TrainingError
 from spolia.fingerprints.samples import SampleFingerprinter
-from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
+from spolia.networks.sample_encoder import Peaks, SampleEncoder, SampleEncoderConfig
 from spolia.training.batches import plan
 from spolia.training.export import export_checkpoint, export_encoder
 from spolia.training.fingerprint import Run, make_batches, train
+from spolia.training.initial import load_checkpoint, network_of
 from spolia.training.losses import mixture_nt_xent
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
@@ -231,3 +232,46 @@ def test_weights_of_a_model_file_can_be_trained_on(corpus, tmp_path):
         restored = run.average(sound)
     expected = torch.from_numpy(Encoder(tmp_path / "model.onnx").encode(sound.numpy()))
     assert float((restored * expected).sum(-1).min()) > 0.9999
+
+
+def test_a_larger_network_begins_as_a_smaller_one(corpus, tmp_path):
+    options = RunOptions((corpus,), tmp_path / "one", tmp_path, threads=1)
+    first = train(recipe(), options, lambda _: None)
+    export_checkpoint(first, tmp_path / "one.onnx")
+    larger = {**SETTINGS, "peaks": True, "n_blocks": [0, 1, 2, 0]}
+    for source in (first, tmp_path / "one.onnx"):
+        of = dataclasses.replace(recipe(), model=larger, initial=str(source), seed=2)
+        folder = tmp_path / source.suffix[1:]
+        begun = Run(of, dataclasses.replace(options, folder=folder))
+        rows = begun.batches.draw(0, seed=1).anchors
+        small = network_of(load_checkpoint(first)).eval()
+        with torch.no_grad():
+            cosine = (begun.average.embed(rows) * small.embed(rows)).sum(-1)
+        assert float(cosine.min()) > 0.999
+    trained = train(of, dataclasses.replace(options, folder=tmp_path / "two"), lambda _: None)
+    state = load_checkpoint(trained)["model"]  # what was new has learnt something
+    assert float(state["trunk.0.conv.weight"][:, 1].abs().max()) > 0
+    assert float(state["trunk.2.norm2.weight"].abs().max()) > 0
+    export_checkpoint(trained, tmp_path / "two.onnx")
+    model, sound = network_of(load_checkpoint(trained)).eval(), noise(6.0)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(sound)).numpy()
+    found = Encoder(tmp_path / "two.onnx").encode(sound)
+    assert float((found * expected).sum(-1).min()) > 0.9999
+    again = dataclasses.replace(of, initial=str(tmp_path / "two.onnx"))
+    restored = Run(again, dataclasses.replace(options, folder=tmp_path / "three"))
+    rows = restored.batches.draw(0, seed=1).anchors
+    with torch.no_grad():
+        cosine = (restored.average.embed(rows) * model.embed(rows)).sum(-1)
+    assert float(cosine.min()) > 0.999
+    other = dataclasses.replace(of, model={**SETTINGS, "hidden": 16}, initial=str(first))
+    with pytest.raises(TrainingError, match="another architecture"):
+        Run(other, dataclasses.replace(options, folder=tmp_path / "four"))
+
+
+def test_peaks_of_silence_are_zeros_and_never_negative():
+    peaks = Peaks()
+    assert float(peaks(torch.zeros(1, 144, 40)).abs().max()) == 0.0
+    found = peaks(torch.randn(2, 144, 40, generator=torch.Generator().manual_seed(0)))
+    assert found.shape == (2, 144, 40)
+    assert 0.0 <= float(found.min()) < float(found.max())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spolia.networks.front_end import FrontEndConfig, LogBandEncoder, Windowing
-from spolia.networks.segment_encoder import strided_trunk, unit_norm
+from spolia.networks.segment_encoder import DownBlock, strided_trunk, unit_norm
 
 SHORT = 1000  # frames up to which running means are differences of sums, exact enough
 
@@ -111,6 +111,16 @@ class Peaks(nn.Module):
         return above + F.relu(above - before)
 
 
+def _stages(trunk: nn.Sequential) -> list[list[int]]:
+    """Return the places of each strided convolution and of the blocks that follow it."""
+    stages: list[list[int]] = []
+    for place, layer in enumerate(trunk):
+        if isinstance(layer, DownBlock):
+            stages.append([])
+        stages[-1].append(place)
+    return stages
+
+
 class SampleEncoder(LogBandEncoder):
     """Waveform → one unit vector per window, one window every half second."""
 
@@ -136,6 +146,28 @@ class SampleEncoder(LogBandEncoder):
             nn.ReLU(),
             nn.Conv1d(config.hidden, config.dim, 1),
         )
+
+    @torch.no_grad()
+    def grown_from(self, smaller: SampleEncoder) -> dict[str, Tensor]:
+        """Return weights by which this network computes what a smaller one does.
+
+        New residual blocks begin as the identity, the weights of a new input as 0 (Chen et al.,
+        *Net2Net*, ICLR 2016). RuntimeError where something else differs.
+        """
+        state = self.state_dict()
+        known = {k: v for k, v in smaller.state_dict().items() if not k.startswith("trunk.")}
+        for mine, theirs in zip(_stages(self.trunk), _stages(smaller.trunk), strict=True):
+            for place, name in enumerate(mine):
+                prefix = f"trunk.{name}."
+                if place >= len(theirs):
+                    state[f"{prefix}norm2.weight"].zero_()
+                    continue
+                for key, value in smaller.trunk[theirs[place]].state_dict().items():
+                    own = state[prefix + key]
+                    if own.ndim == 4 and own.shape[1] > value.shape[1]:
+                        value = F.pad(value, (0, 0, 0, 0, 0, own.shape[1] - value.shape[1]))
+                    known[prefix + key] = value
+        return {**{k: v for k, v in state.items() if k.startswith("trunk.")}, **known}
 
     def embed(self, log_power: Tensor) -> Tensor:
         """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim)."""

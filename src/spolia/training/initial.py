@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from spolia.encoders import Encoder, open_encoder, open_model
 from spolia.errors import MissingDependency, TrainingError
 from spolia.networks.architectures import build_encoder
+from spolia.networks.sample_encoder import SampleEncoder
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -37,12 +39,32 @@ def load_initial(model: Any, source: str, example: Callable[[], Tensor]) -> None
     file are measured; called only then.
     """
     if source.endswith(".pt"):
-        model.load_state_dict(load_checkpoint(Path(source))["average"])
+        trained = network_of(load_checkpoint(Path(source)))
     else:
         file = open_model(source)
         if not isinstance(file, Encoder):
             raise TrainingError(f"{file.path} does not encode sound; give a model that does")
-        unfold(model, file, example())
+        trained = _unlike(model, file.card.architecture) or model
+        unfold(trained, file, example())
+    if trained is model:
+        return
+    try:
+        grown = isinstance(model, SampleEncoder) and isinstance(trained, SampleEncoder)
+        model.load_state_dict(model.grown_from(trained) if grown else trained.state_dict())
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{source} is of another architecture than the recipe's; "
+            "give the recipe the architecture of the file, or no initial weights"
+        ) from error
+
+
+def _unlike(model: Any, architecture: dict[str, Any]) -> Any:
+    """Return an untrained network with the blocks and inputs of a smaller one; None: the same."""
+    if not isinstance(model, SampleEncoder):
+        return None
+    held = {"n_blocks": tuple(architecture["n_blocks"]), "peaks": architecture.get("peaks", False)}
+    smaller = replace(model.config, **held)
+    return None if smaller == model.config else SampleEncoder(smaller)
 
 
 def load_trained(source: str, example: Callable[[], Tensor]) -> Any:
