@@ -41,7 +41,7 @@ from spolia.store.vectors import VectorIndex
 
 N_NEIGHBOURS = 60  # hits per window of a query
 N_SCREENED = 400  # places whose sketches are heard
-N_NOMINEES = 40  # places of recordings that are compared with the query's sound
+N_NOMINEES = 24  # places of recordings that are compared with the query's sound
 PER_SIMILARITY = 10.0  # deviations of a sketch that 1 of similarity is worth
 PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
