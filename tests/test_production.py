@@ -540,6 +540,9 @@ def test_a_folder_goes_on_where_it_was_interrupted(tmp_path, crate):
         assert sounds[0] == sounds[1]
     assert reports[-1] == (4, 4)
     assert [bool(line.uses) for line in lines] == [False, True, True, True]
+    fewer = write_productions(part, crate, 1, **settings)
+    assert fewer == [whole[0], whole[1]]  # of a folder that holds more
+    assert read_productions(part) == whole
 
 
 def test_a_written_production_is_in_time_with_its_line(tmp_path, crate):

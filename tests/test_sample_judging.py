@@ -12,9 +12,11 @@ from spolia.encoding import write_wav
 from spolia.errors import ModelError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.library import Library
-from spolia.sample_alignment import SAMPLE_RATE, Pair, levels
+from spolia.sample_alignment import SAMPLE_RATE, Pair, Played, levels
 from spolia.sample_judging import NEUTRAL, Claim, Judge, open_judge
 from spolia.sample_search import REJECT
+from spolia.sample_tracing import Occurrence, Trace
+from spolia.samples import Nominee
 from test_samples import mixed, path, piece
 
 RATE = SAMPLE_RATE
@@ -199,3 +201,17 @@ def test_sound_is_heard_at_the_rate_of_the_encoder(judge):
 def test_a_model_without_nodes_is_refused_in_a_sentence():
     with pytest.raises(ModelError, match="^net.onnx gives vectors alone, so judge.onnx cannot"):
         open_judge("judge.onnx", SimpleNamespace(has_nodes=False, path="net.onnx"))
+
+
+def test_nothing_is_traced_outside_a_recording(library, track, monkeypatch):
+    spans = [(-4.0, -1.0), (-1.0, 2.0), (3.0, 6.0), (20.5, 23.0)]
+    occurrences = tuple(Occurrence(k, k + 1.0, *span, 0.5) for k, span in enumerate(spans))
+    monkeypatch.setattr(
+        "spolia.sample_search.exact",
+        lambda heard, known, near, **_: (near, Trace(occurrences, 9.0, 9.0)),
+    )
+    finder = library.sample_finder(track)
+    played = Played(4.096, 1.0, 0.0, 8.0, 0.5, 9.0, 9.0)
+    _, found = finder._traced(Nominee(0, (Pair(8.0, 12.0),), 0.9), played)
+    kept = [(o.reference_start, o.reference_end) for o in found.occurrences]
+    assert kept == [(0.0, 2.0), (3.0, 6.0)]

@@ -203,6 +203,7 @@ class SampleFinder:
         near = replace(played, offset=played.offset - origin)
         near, found = exact(self.heard, known, near, seconds=PATCH)
         played = replace(near, offset=near.offset + origin)
+        duration = self.recording(self.index.recording_ids[nominee.recording]).duration
         moved = (
             replace(
                 o,
@@ -211,7 +212,8 @@ class SampleFinder:
             )
             for o in found.occurrences
         )
-        return played, replace(found, occurrences=tuple(moved))
+        inside = (o for o in moved if o.reference_end > 0.0 and o.reference_start < duration)
+        return played, replace(found, occurrences=tuple(inside))
 
     def _part(self, evidence: Evidence) -> Part | None:
         """Return the part of a recording that is heard; None where that is not sure."""

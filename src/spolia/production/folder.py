@@ -61,7 +61,7 @@ def write_productions(
     habits: Habits | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> list[Written]:
-    """Write ``n`` productions and ``n_free`` tracks that sample nothing; return all lines.
+    """Write ``n`` productions and ``n_free`` tracks that sample nothing; return their lines.
 
     What is there already is kept. seconds: the shortest and the longest track; report: gets
     (done, all). Raises ParameterError where the folder was made with another crate or settings.
@@ -85,7 +85,8 @@ def write_productions(
             lines[item.file] = _write(folder, item.file, production, made)
     if report is not None:
         report(len(wanted), len(wanted))
-    return _save(folder, lines.values())
+    _save(folder, lines.values())
+    return sorted((lines[item.file] for item in wanted), key=lambda line: line.file)
 
 
 def read_productions(folder: Path) -> list[Written]:
@@ -138,11 +139,10 @@ def _write(folder: Path, file: str, production: Production, made: str) -> Writte
     return written
 
 
-def _save(folder: Path, lines: Iterable[Written]) -> list[Written]:
+def _save(folder: Path, lines: Iterable[Written]) -> None:
     """Write the whole manifest, by file name."""
     ordered = sorted(lines, key=lambda line: line.file)
     write_whole(folder / MANIFEST, "".join(map(_line, ordered)).encode())
-    return ordered
 
 
 def _line(written: Written) -> str:
