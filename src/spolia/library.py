@@ -14,7 +14,6 @@ from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.registry import TWO_STAGE
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
@@ -31,6 +30,7 @@ from spolia.searching import (
     SegmentSearcher,
     TwoStageSearcher,
 )
+from spolia.sketches import SketchFingerprinter
 from spolia.store.catalog import Catalog
 from spolia.store.postings import PostingsIndex, open_postings
 from spolia.store.vectors import VectorIndex, open_vectors
@@ -74,9 +74,10 @@ class Library:
         self.threads = max(1, threads)
         self.model, self.compressor, self.sample_model = model, compressor, sample_model
         self.sample_classifier = sample_classifier
-        self._fingerprinters = {f.method: f for f in fingerprinters or ()}
+        given: list[Fingerprinter] = [SketchFingerprinter(), *(fingerprinters or ())]
+        self._fingerprinters = {f.method: f for f in given}
         self.catalog = Catalog(self.folder, create=create)
-        held, wanted = self.catalog.methods(), methods or self._fingerprinters
+        held, wanted = self.catalog.methods(), methods or [f.method for f in given[1:]]
         if not wanted and not held:
             wanted = registry.default_methods(model, compressor)
         self.methods = registry.with_auxiliary([*held, *wanted])
@@ -106,9 +107,9 @@ class Library:
     def __repr__(self) -> str:
         """Say how much the library holds and which models made it."""
         n, seconds = self.catalog.summary()
-        held = ", ".join(f"{m} ({i})" if i else m for m, i in self.catalog.methods().items())
-        held = held or "empty"
-        return f"<Library {str(self.folder)!r}: {n} recordings, {seconds / 3600:.1f} h, {held}>"
+        held = [f"{m} ({i})" if i else m for m, i in self.catalog.methods().items()] or ["empty"]
+        holds = f"{n} recordings, {seconds / 3600:.1f} h, {', '.join(held)}"
+        return f"<Library {str(self.folder)!r}: {holds}>"
 
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
@@ -306,7 +307,7 @@ class Library:
         )
 
     def _query_fingerprinter(self, method: str) -> Fingerprinter:
-        return self.fingerprinter("segments" if method == TWO_STAGE else method)
+        return self.fingerprinter("segments" if method == registry.TWO_STAGE else method)
 
     def _searcher(self, method: str) -> Searcher:
         """Return how a method searches, over the index as it is now."""
@@ -316,7 +317,7 @@ class Library:
                 "files again with --methods segments"
             )
         fingerprinter = self._query_fingerprinter(method)
-        index = self.index("compressed" if method == TWO_STAGE else method)
+        index = self.index("compressed" if method == registry.TWO_STAGE else method)
         if isinstance(index, PostingsIndex):
             return LandmarkSearcher(fingerprinter, index)
 
@@ -335,14 +336,14 @@ class Library:
         stored = self.catalog.methods()
         held = sorted({*(stored or self.methods)} - registry.UNSEARCHED, key=registry.rank)
         if {"segments", "compressed"} <= set(held):
-            held.insert(0, TWO_STAGE)
+            held.insert(0, registry.TWO_STAGE)
         method = method or held[0]
         if method not in held:
             raise ParameterError(
                 f"the library holds no {method!r} fingerprints (it holds: {', '.join(held)}); "
                 f"add the files again with --methods {method}"
             )
-        for part in ("segments", "compressed") if method == TWO_STAGE else (method,):
+        for part in ("segments", "compressed") if method == registry.TWO_STAGE else (method,):
             model_id = self.fingerprinter(part).model_id
             if stored.get(part) not in (None, model_id):
                 self.catalog.declare({part: model_id})
@@ -391,9 +392,8 @@ class Library:
         """Return where a candidate lies exactly, and the query's pitch, see spolia.placing."""
         if candidate.place is not None:
             return candidate.place
-        recording = self.catalog.get(candidate.recording_id)
-        semitones, lag = candidate.semitones, candidate.lag
-        return place(audio, candidate.line, recording, semitones=semitones, lag=lag)
+        known, semitones = self.catalog.get(candidate.recording_id), candidate.semitones
+        return place(audio, candidate.line, known, semitones=semitones, lag=candidate.lag)
 
     def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
         recording = self.catalog.get(candidate.recording_id)

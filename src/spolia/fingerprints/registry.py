@@ -50,10 +50,6 @@ def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinte
         from spolia.fingerprints.samples import SampleFingerprinter
 
         return SampleFingerprinter(model=model or DEFAULT_SAMPLE_MODEL)
-    if method == "sketches":
-        from spolia.fingerprints.sketches import SketchFingerprinter
-
-        return SketchFingerprinter()
     if method == "landmarks":
         from spolia.fingerprints.landmarks import LandmarkFingerprinter
 
