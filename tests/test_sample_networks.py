@@ -234,12 +234,14 @@ def test_a_batch_can_be_learnt_by_heart(kind, spectrogram):
     network = KINDS[kind]().train()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(200):  # rounding, and with it the processor, decides how many it takes
         optimiser.zero_grad()
         loss = contrast(network, spectrogram)
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
+        if losses[-1] < 0.02:
+            break
     assert losses[-1] < 0.02 < 0.1 < losses[0]
 
 
@@ -419,10 +421,13 @@ def test_a_model_file_gives_the_vectors_and_nodes_of_torch(kind, spectrogram, tm
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the mean of all steps, however few
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    for _ in range(20):  # vectors that differ
+    for step in range(100):  # vectors that differ
         optimiser.zero_grad()
-        contrast(network, spectrogram).backward()
+        loss = contrast(network, spectrogram)
+        loss.backward()
         optimiser.step()
+        if step >= 20 and float(loss.detach()) < 0.1:
+            break
     network.eval()
     card = export_encoder(network, tmp_path / "net.onnx", name=kind, training={})
     assert (card.kind, card.margin, card.dim) == ("sample", 0, 16)
