@@ -46,11 +46,7 @@ def ranked(outcome: SampleOutcome, by: SampleCalibration) -> SampleOutcome:
 
 def read(path: Path) -> list[SampleOutcome]:
     """Read the outcomes that `spolia evaluate samples --out` wrote."""
-    found = []
-    for values in json.loads(path.read_text())["outcomes"]:
-        ranking = [Ranked(**r) for r in values.pop("ranking")]
-        found.append(SampleOutcome(ranking=ranking, **values))
-    return found
+    return [SampleOutcome.from_dict(v) for v in json.loads(path.read_text())["outcomes"]]
 
 
 def crossed(outcomes: Sequence[SampleOutcome]) -> list[SampleOutcome]:

@@ -19,10 +19,8 @@ from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.sample_alignment import HOP, SAMPLE_RATE, levels
 from spolia.sample_sketch import FRAMES, ROW, WIDTH, sketch
 
-BLOCK, MARGIN = (
-    625,
-    21,
-)  # rows that are made at once, a minute, and those around that they depend on
+BLOCK = 625  # rows that are made at once, a minute,
+MARGIN = 21  # and those around that they depend on
 SIZE = FRAMES * HOP  # samples of a row
 
 

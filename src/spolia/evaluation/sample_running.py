@@ -17,7 +17,6 @@ from spolia.errors import ParameterError
 from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
     Finder,
-    Ranked,
     SampleOutcome,
     answer,
     by_chance,
@@ -174,8 +173,7 @@ def _read(journal: Path) -> dict[str, SampleOutcome]:
     done: dict[str, SampleOutcome] = {}
     for line in whole.splitlines():
         key, values = json.loads(line)
-        ranking = [Ranked(**r) for r in values.pop("ranking")]
-        done[key] = SampleOutcome(ranking=ranking, **values)
+        done[key] = SampleOutcome.from_dict(values)
     return done
 
 

@@ -59,6 +59,11 @@ class SampleOutcome:
     uses: list[dict[str, Any]]  # of the whole track, none of a sample-free one
     ranking: list[Ranked]  # best first
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SampleOutcome:
+        """Read what ``asdict`` made of an outcome."""
+        return cls(**{**values, "ranking": [Ranked(**r) for r in values["ranking"]]})
+
 
 Finder = Callable[[Audio], list[Ranked]]
 
