@@ -332,10 +332,10 @@ def test_twenty_thousand_recordings_are_listed_opened_and_removed_in_seconds(tmp
             catalog.get(recording_id)
         catalog.remove(*ids)
         removed = time.perf_counter()
-    assert listed - started < 1.0
-    assert opened - listed < 5.0
-    assert verified - opened < 5.0
-    assert removed - verified < 10.0  # quadratic, it took a minute
+    assert listed - started < 5.0
+    assert opened - listed < 15.0
+    assert verified - opened < 15.0
+    assert removed - verified < 30.0  # quadratic, it took a minute where these take a second
 
 
 def test_postings_return_every_equal_hash(catalog):
