@@ -121,6 +121,19 @@ def open_crate(
     return crate
 
 
+def named_stems(
+    corpora: Sequence[Path], tracks: Sequence[CorpusFile]
+) -> dict[CorpusFile, list[tuple[str, CorpusFile]]]:
+    """Return (part or VOCALS, stem) of each track; stems of other kinds are left out."""
+    samples = _files([c for c in corpora if (c / "samples.csv").is_file()], "samples")
+    stems = _owned((f for f in samples if _kinds(f.corpus)[f.file] == "stem"), tracks)
+    known = {**STEM_PARTS, VOCALS: VOCALS}
+    return {
+        track: [(known[ending], f) for ending, f in found if ending in known]
+        for track, found in stems.items()
+    }
+
+
 def _files(corpora: Sequence[Path], kind: str) -> list[CorpusFile]:
     """Return the files of a kind; corpora may lack all kinds but tracks."""
     holding = [c for c in corpora if kind == "track" or (c / f"{MANIFESTS[kind]}.csv").is_file()]

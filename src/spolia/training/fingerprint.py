@@ -33,6 +33,7 @@ from spolia.training.responses import (
 )
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
 from spolia.training.sampling import SampleBatchMaker
+from spolia.training.stems import load_stems
 from spolia.training.validation import retrieval
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def make_batches(
         recordings = extended(recordings, pieces)
         coded = None if coded is None else extended(coded, pieces)
     maker = SampleBatchMaker if recipe.sampling.use else BatchMaker
-    return maker(
+    batches = maker(
         recipe,
         model.log_bands,
         geometry,
@@ -247,3 +248,6 @@ def make_batches(
         device=torch.device(options.device),
         coded=coded,
     )
+    if isinstance(batches, SampleBatchMaker) and recipe.sampling.stems > 0:
+        batches.use_stems(load_stems(recordings, options.corpora, cache=options.cache))
+    return batches

@@ -76,6 +76,8 @@ class SamplingConfig:
     use: bool = False  # instead of the degradation chain
     bed: float = 0.9  # other music over it
     bed_db: tuple[float, float] = (-12.0, 10.0)  # level of the bed over the sample's
+    stems: float = 0.0  # parts of the recording alone, where it has stems; see stems.py
+    chop: float = 0.0  # cut into slices and put into another order
     loop: float = 0.3  # a part of the window, repeated
     loop_seconds: tuple[float, float] = (0.4, 2.2)
     part: float = 0.35  # heard in a part of the window only

@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spolia.training.batches import Batch, BatchMaker
+from spolia.training.batches import Batch, BatchMaker, Places
 from spolia.training.degrade import chance, uniform
 from spolia.training.recipe import SamplingConfig
+from spolia.training.stems import PARTS, StemPool
 
 NEPERS = math.log(10) / 10  # of power per decibel
 LEVEL = 12.0  # of mixtures: that of loud music in the front end's logarithms
 SILENT = -12.0  # below it, as its floor is
+N_SLICES = 8  # that a chopped window is cut into
+ALONE = (0.4, 0.1, 0.2, 0.0)  # chance that one of PARTS is sampled alone; else a random set of them
+AUDIBLE = 0.01  # power of parts over that of the mix, below which the mix is sampled
 
 
 class SampleBatchMaker(BatchMaker):
@@ -28,27 +32,66 @@ class SampleBatchMaker(BatchMaker):
 
     The second window of a mixture is the bed of the first, and a sample itself. Riou et al. (ICASSP
     2026) found such artificial mixtures of two songs worth a twentieth of mAP; here they also save
-    a spectrogram.
+    a spectrogram. Where recordings have stems, parts of them are sampled too, and the anchor is
+    still the mix.
     """
+
+    stems: Tensor | None = None  # int16 [shape=(len(PARTS), n_total)]
+    stems_first: Tensor  # where each file's begin; −1: none [shape=(n_files,)]
+
+    def use_stems(self, pool: StemPool) -> None:
+        """Sample parts of recordings too, with the recipe's probability."""
+        if pool.samples.shape[1] >= self.geometry.source:
+            self.stems = torch.from_numpy(pool.samples).to(self.device)
+            self.stems_first = torch.from_numpy(pool.first).to(self.device)
 
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step: its positives are mixtures of two rows each."""
-        rng, (groups, files, starts) = self.begin(step, seed)
+        rng, places = self.begin(step, seed)
+        groups, files, starts = places
         geometry, config = self.geometry, self.recipe.sampling
         first = starts + geometry.context + geometry.shift
-        source = self.log_bands(self._cut(self.tracks, first, geometry.source))
+        signal = self._cut(self.tracks, first, geometry.source)
+        source = self.log_bands(signal)
+        sampled = self._sampled(source, signal, Places(groups, files, first), config, rng)
         lead = (geometry.n_source - geometry.n_frames) // 2
         hop = self.log_bands.config.hop_length
         reach = min(geometry.shift // hop, lead)
         shift = torch.randint(-reach, reach + 1, (len(groups),), generator=rng, device=self.device)
         frames = lead - shift[:, None] + torch.arange(geometry.n_frames, device=self.device)
         anchors = source.gather(2, frames[:, None].expand(-1, source.shape[1], -1))
-        samples = self._reverberant(
-            self._looped(self._change(source, rng), config, rng), config, rng
-        )
+        samples = self._chopped(self._change(sampled, rng), config, rng)
+        samples = self._reverberant(self._looped(samples, config, rng), config, rng)
         samples = self._coloured(samples, config, rng)
         mixtures, others = self._mixed(samples, config, rng)
         return Batch(anchors, mixtures, groups, files, first + (lead - shift) * hop, others)
+
+    def _sampled(
+        self,
+        source: Tensor,
+        signal: Tensor,
+        places: Places,
+        config: SamplingConfig,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Return what is sampled: some rows' parts instead of their mix; log power as ``source``.
+
+        signal: the mix [shape=(n_rows, n_samples)].
+        """
+        if self.stems is None:
+            return source
+        rows = len(signal)
+        within = places.starts - self.first[places.files]
+        begin = self.stems_first[places.files]
+        used = chance(rows, config.stems, source, rng) & (begin >= 0)
+        chosen = _choose_parts(rows, source, rng)
+        begin = torch.where(used, begin + within, torch.zeros_like(begin))
+        parts = torch.zeros_like(signal)
+        for row, stem in zip(chosen.T, self.stems, strict=True):
+            parts += row[:, None] * self._cut(stem, begin, signal.shape[1])
+        power = signal.square().mean(1)
+        used = used & (parts.square().mean(1) > AUDIBLE * power)
+        return torch.where(used[:, None, None], self.log_bands(parts), source)
 
     def _mixed(
         self, samples: Tensor, config: SamplingConfig, rng: torch.Generator
@@ -78,6 +121,17 @@ class SampleBatchMaker(BatchMaker):
         places = first + torch.remainder(time + phase, period)
         used = chance(rows, config.loop, x, rng)[:, None]
         places = torch.where(used, places, time).long()
+        return x.gather(2, places[:, None, :].expand_as(x))
+
+    def _chopped(self, x: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
+        """Cut some windows into equal slices and put them into another order."""
+        rows, _, n = x.shape
+        order = torch.rand(rows, N_SLICES, generator=rng, device=x.device).argsort(1)
+        size = -(-n // N_SLICES)
+        places = (order * size)[:, :, None] + torch.arange(size, device=x.device)
+        time = torch.arange(n, device=x.device)[None]
+        used = chance(rows, config.chop, x, rng)[:, None]
+        places = torch.where(used, places.flatten(1)[:, :n].clamp(max=n - 1), time)
         return x.gather(2, places[:, None, :].expand_as(x))
 
     def _presence(self, x: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
@@ -125,6 +179,16 @@ class SampleBatchMaker(BatchMaker):
         out = x.clone()
         out[used] = rung.transpose(0, 1).clamp(min=1e-9).log()
         return out
+
+
+def _choose_parts(rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
+    """Return 1 for parts that are sampled: one alone, or a random set of them [shape=(n, 4)]."""
+    n = len(PARTS)
+    several = (torch.rand(rows, n, generator=rng, device=like.device) < 0.5).float()
+    edges = torch.tensor(ALONE, device=like.device).cumsum(0)
+    which = torch.rand(rows, 1, generator=rng, device=like.device)
+    alone = (which < edges) & (which >= edges - torch.tensor(ALONE, device=like.device))
+    return torch.where(alone.any(1, keepdim=True), alone.float(), several)
 
 
 def _loudness(x: Tensor, present: Tensor) -> Tensor:
