@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from corpora import make_corpus
 from fakes import tune
 from spolia.audio import Audio
 from spolia.cli import app
+from spolia.corpus import read_manifest
 from spolia.encoders import Encoder, open_encoder
 from spolia.encoding import write_wav
 from spolia.errors import ModelError, ParameterError, TrainingError
@@ -28,8 +30,10 @@ from spolia.training.export import export_checkpoint, export_encoder
 from spolia.training.fingerprint import Run, make_batches, train
 from spolia.training.initial import load_checkpoint, network_of
 from spolia.training.losses import mixture_nt_xent
+from spolia.training.pool import load_pool
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
+from spolia.training.stems import load_stems
 from spolia.training.warp import MaskConfig, WarpConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -177,6 +181,67 @@ def test_an_unchanged_sample_without_a_bed_is_its_anchor(corpus, tmp_path):
     heard = batch.anchors > batch.anchors.amax((1, 2), keepdim=True) - 12
     for row, loud in zip(difference, heard, strict=True):
         assert float((row[loud] - row[loud].median()).abs().quantile(0.9)) < 0.05
+
+
+@pytest.fixture
+def corpus_of_stems(tmp_path):
+    """Three train recordings, two of them with a high and a low part under the names of stems."""
+    folder = make_corpus(tmp_path / "stems", n_tracks=5, n_val=2)
+    (folder / "samples").mkdir()
+    rows, time = [("file", "group", "licence_class", "attribution", "category", "kind")], None
+    for i in (3, 4):
+        time = np.arange(12 * 16000) / 16000
+        parts = {"drums": 0.3 * np.sin(12000 * time), "bass": 0.3 * np.sin(1500 * time + i)}
+        write_wav(folder / f"tracks/t{i}.wav", Audio(sum(parts.values()).astype("f"), 16000))
+        for kind, part in parts.items():
+            file = f"samples/t{i}__{kind}.wav"
+            write_wav(folder / file, Audio(part.astype("f"), 16000))
+            rows.append((file, file, "train", "", "", "stem"))
+    with (folder / "samples.csv").open("w", newline="") as out:
+        csv.writer(out).writerows(rows)
+    return folder
+
+
+def test_stems_lie_where_their_mixes_do(corpus_of_stems, tmp_path):
+    files = [f for f in read_manifest(corpus_of_stems, "track") if f.split == "train"]
+    tracks = load_pool(files, sample_rate=16000, cache=tmp_path / "cache")
+    for _ in range(2):  # decoded, then read again
+        stems = load_stems(tracks, (corpus_of_stems,), cache=tmp_path / "cache")
+        assert stems.first.tolist() == [-1, 0, 12 * 16000]
+        mixes = tracks.samples[tracks.offsets[1] :].astype(int)
+        assert np.abs(stems.samples.astype(int).sum(0) - mixes).max() < 4
+        assert not stems.samples[2:].any()
+
+
+def test_a_part_is_sampled_alone_and_its_anchor_is_the_mix(corpus_of_stems, tmp_path, monkeypatch):
+    monkeypatch.setattr("spolia.training.sampling.ALONE", (1.0, 0.0, 0.0, 0.0))
+    unchanged = {"bed": 0.0, "loop": 0.0, "part": 0.0, "equaliser": 0.0, "edge": 0.0, "reverb": 0.0}
+    plain = dataclasses.replace(
+        recipe(stems=1.0, **unchanged),
+        warp=WarpConfig(0.0, 1.0, 0.0, 0.3, 0.0, 0.4),
+        data=DataConfig(n_rows=8, n_segments=1, offset=0.0, context=0.0, simulated_rooms=1),
+    )
+    batch = maker(corpus_of_stems, tmp_path, plain).draw(0, seed=1)
+    low, high = (
+        of[:, 30:50].amax((1, 2)) - of[:, 90:110].amax((1, 2))
+        for of in (batch.anchors, batch.positives)
+    )
+    has_stems = batch.files > 0
+    assert (low[has_stems].abs() < 3).all()  # both parts in the mix
+    assert (high[has_stems] < -6).all()  # the high one only, sampled
+    with_mix = (batch.anchors - batch.positives)[~has_stems]
+    assert float((with_mix - with_mix.median()).abs().quantile(0.5)) < 0.05
+
+
+def test_a_chopped_window_holds_the_same_in_another_order(corpus, tmp_path):
+    batches = maker(corpus, tmp_path, recipe())
+    rng = torch.Generator().manual_seed(1)
+    window = torch.arange(128.0).expand(3, 2, 128)
+    chopped = batches._chopped(window, SamplingConfig(chop=1.0), rng)
+    assert torch.equal(chopped.sort(2).values, window)
+    assert (chopped != window).any(2).all()
+    assert ((chopped.diff(dim=2) == 1).sum(2) >= 128 - 8).all()
+    assert torch.equal(batches._chopped(window, SamplingConfig(chop=0.0), rng), window)
 
 
 def test_training_runs_resumes_and_validates(corpus, tmp_path):

@@ -28,6 +28,7 @@ from spolia.training.voices import crowd, line, talk
 
 FONT_CREDITS = {  # by file name, for the attributions of model cards
     "FluidR3_GM.sf2": "Fluid R3, Frank Wen, MIT",
+    "FluidR3Mono_GM.sf3": "Fluid R3 Mono, Frank Wen and Michael Cowgill, MIT",
     "MuseScore_General_Lite.sf3": "MuseScore General, S. Christian Collins and others, MIT",
     "OPL-3_FM_128M.sf2": "OPL-3 FM 128M, Zandro Reveille, CC BY-SA 4.0",
     "TimGM6mb.sf2": "TimGM6mb, Tim Brechbill, GPL-2",
