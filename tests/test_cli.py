@@ -143,6 +143,15 @@ def test_an_unknown_method_is_named(crate, tmp_path):
 
 
 @needs_model
+@pytest.mark.parametrize("option", ["--model", "--compressor", "--sample-model"])
+def test_a_model_that_does_not_exist_leaves_no_folder(crate, tmp_path, option):
+    folder = tmp_path / "library"
+    run = spolia("add", crate, "--library", folder, option, "nosuch")
+    assert run.returncode != 0
+    assert "nosuch is not a model file" in run.stderr
+    assert not folder.exists()
+
+
 def test_models_commands():
     assert "segment" in spolia("models", "list").stdout
     shown = spolia("models", "show", "segment").stdout

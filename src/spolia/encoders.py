@@ -308,6 +308,13 @@ def open_classifier(name: str, encoder: Encoder) -> Classifier:
     return model
 
 
+def check_exists(*names: str | None) -> None:
+    """Raise ModelNotFound for the first name that stands for no model; None is passed over."""
+    for name in names:
+        if name is not None:
+            _must_exist(_path(name))
+
+
 def _must_exist(path: Path) -> None:
     if not path.is_file():
         raise ModelNotFound(

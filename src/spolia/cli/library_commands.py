@@ -51,8 +51,10 @@ def add(
 ) -> None:
     """Add recordings: files, and folders with all that is in them."""
     from spolia.cli.output import AddBar, report_failures
+    from spolia.fingerprints.registry import check_models
     from spolia.library import Library
 
+    check_models(model, compressor, sample_model)  # before a folder is made
     chosen = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
     folder = library_folder(library)
     opened = Library(
