@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spolia import degradation
+from spolia.audio import Audio
 from spolia.encoders import shipped_models
 from spolia.encoding import write_wav
 from spolia.library import Library
@@ -93,3 +94,28 @@ def test_a_library_whose_runs_overlap_by_half_says_so_itself(pieces, tmp_path):
             assert answer.matches[0].recording.path == str(files[1])
         assert library.add(files).unchanged == 3
         assert library.verify() == []
+
+
+@pytest.mark.skipif("sample" not in shipped_models(), reason="no model of samples is shipped")
+def test_a_loop_buried_in_new_music_is_found_by_the_shipped_encoder(pieces, tmp_path):
+    for i, audio in enumerate(pieces):
+        write_wav(tmp_path / f"{i}.wav", audio)
+    tempo, starts = 1.06, [3.0, 5.0, 7.0, 14.0]
+    loop = degradation.change_speed(pieces[2].slice(9.0, 9.0 + 2.0 * tempo), tempo).samples
+    bed = piece(np.random.default_rng([9, 1]), seconds=20.0)
+    mix = 0.5 * bed.samples / np.abs(bed.samples).max()
+    loop = loop * (np.sqrt(np.mean(mix**2)) / np.sqrt(np.mean(loop**2)))
+    for start in starts:
+        place = round(start * bed.sample_rate)
+        mix[place : place + len(loop)] += loop[: len(mix) - place]
+    track = Audio((mix / np.abs(mix).max()).astype(np.float32), bed.sample_rate)
+    with Library(tmp_path / "library", methods=["samples"]) as library:
+        library.add([tmp_path])
+        found = library.find_samples(track, top=1).matches[0]
+    assert found.recording.path.endswith("2.wav")
+    assert found.tempo_ratio == pytest.approx(tempo, rel=0.01)
+    assert found.semitones == pytest.approx(12 * np.log2(tempo), abs=0.25)
+    assert len(found.occurrences) == len(starts)
+    for occurrence, start in zip(found.occurrences, starts, strict=True):
+        offset = occurrence.reference_start - tempo * occurrence.query_start
+        assert offset == pytest.approx(9.0 - tempo * start, abs=0.1)
