@@ -50,6 +50,7 @@ SETTINGS = {
     "dim": 16,
     "drop_path": 0.3,
 }
+PLAIN = {"channels": [4, 4, 4, 4], "n_blocks": [0, 0, 0, 0], "hidden": 8, "dim": 8}
 WARP, MASK = WarpConfig(0.2, 6.0, 0.2, 0.3, 0.2, 0.4, both=0.2), MaskConfig(0.0, 1, 0.0, 1, 0.0)
 ENCODER = Recipe(
     "graph-tiny",
@@ -208,7 +209,7 @@ def test_wrong_encoders_and_small_corpora_are_named(recipe, options, tmp_path, c
     with pytest.raises(TrainingError, match=r"give the checkpoint \(.pt\) of an encoder"):
         load_encoder("sample")
     plain = dataclasses.replace(
-        ENCODER, architecture="sample", model={"channels": [4, 4, 4, 4], "hidden": 8, "dim": 8}
+        ENCODER, architecture="segment", model=PLAIN, sampling=SamplingConfig()
     )
     from spolia.training.fingerprint import Run
 

@@ -26,6 +26,7 @@ from spolia.errors import ModelError, ParameterError, TrainingError
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.networks.sample_encoder import Peaks, SampleEncoder, SampleEncoderConfig
 from spolia.training.batches import plan
+from spolia.training.classifying import build_classifier
 from spolia.training.export import export_checkpoint, export_encoder
 from spolia.training.fingerprint import Run, make_batches, train
 from spolia.training.initial import load_checkpoint, network_of
@@ -98,6 +99,21 @@ def test_a_long_recording_equals_its_blocks_and_short_queries_have_a_vector(expo
     assert (len(short), short.duration) == (1, 2.0)
     query = fingerprinter.fingerprint_query(Audio(sound[:160000], 16000))
     assert np.allclose(np.diff(query.times), 0.256)
+
+
+def test_nodes_are_the_columns_that_a_window_covers(exported):
+    model, path = exported
+    sound = noise(8.0)
+    with torch.no_grad():
+        vectors, nodes = model.with_nodes(model.spectrogram(torch.from_numpy(sound)))
+        assert torch.equal(vectors, model(torch.from_numpy(sound)))
+    assert nodes.shape == (1, vectors.shape[1], 9 * 7, 16)
+    grid = nodes.unflatten(2, (9, 7))
+    assert torch.equal(grid[:, 1:, :, :-1], grid[:, :-1, :, 1:])  # a window on, a column on
+    found = Encoder(path).nodes(sound)
+    assert np.allclose(found, nodes.numpy(), atol=0.02 * float(nodes.max()))
+    judge = build_classifier({"size": "nano"}, model).eval()
+    assert judge(nodes[0], nodes[0]).shape == (nodes.shape[1],)
 
 
 def test_models_of_another_kind_are_refused(exported):

@@ -171,11 +171,35 @@ class SampleEncoder(LogBandEncoder):
 
     def embed(self, log_power: Tensor) -> Tensor:
         """Map log power (n_batch, n_bands, n_frames) to unit vectors (n_batch, n_windows, dim)."""
+        return self._vectors(self._grid(log_power))
+
+    def nodes(self, log_power: Tensor) -> Tensor:
+        """Map log power to what a window's vector is made of (n_batch, n_windows, n_nodes, d).
+
+        A node for each row of bands and column of time that the trunk ends with, row by row.
+        """
+        return self._nodes(self._grid(log_power))
+
+    def with_nodes(self, log_power: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`embed` and :meth:`nodes` return, at the cost of one."""
+        grid = self._grid(log_power)
+        return self._vectors(grid), self._nodes(grid)
+
+    def _grid(self, log_power: Tensor) -> Tensor:
+        """Return the trunk's features (n_batch, d, n_rows, n_columns)."""
         x = self.standardise(log_power)[:, None]
         if self.peaks is not None:
             x = torch.cat([x, self.peaks(log_power)[:, None]], dim=1)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.columns(self.trunk(x))[:, :, 0].float()  # (B, hidden, columns)
+        return self.trunk(x.contiguous(memory_format=torch.channels_last))
+
+    def _vectors(self, grid: Tensor) -> Tensor:
+        x = self.columns(grid)[:, :, 0].float()  # (B, hidden, columns)
         pooled = F.avg_pool1d(x.clamp(min=1e-4).pow(self.power), self.config.columns - 2, 1)
         x = self.head(pooled.pow(1.0 / self.power))
         return unit_norm(x.transpose(1, 2))
+
+    def _nodes(self, grid: Tensor) -> Tensor:
+        n = self.config.columns
+        n_windows = grid.shape[3] - n + 1
+        windows = torch.stack([grid[..., i : i + n_windows] for i in range(n)], dim=3)
+        return windows.permute(0, 4, 2, 3, 1).flatten(2, 3).float()

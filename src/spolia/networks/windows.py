@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spolia.networks.front_end import LogBandEncoder, Windowing
-from spolia.networks.sample_encoder import SampleFrontEnd
+from spolia.networks.sample_encoder import SampleEncoder, SampleFrontEnd
 from spolia.networks.segment_encoder import unit_norm
 
 
@@ -100,3 +100,6 @@ class WindowEncoder(LogBandEncoder):
 
     def _nodes(self, grids: Tensor, n_batch: int) -> Tensor:
         return grids.flatten(2).transpose(1, 2).float().unflatten(0, (n_batch, -1))
+
+
+NodeEncoder = SampleEncoder | WindowEncoder  # whose nodes a classifier compares

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from spolia.errors import TrainingError
 from spolia.networks.architectures import sized
 from spolia.networks.cross_attention import SIZES, CrossAttentionClassifier, CrossAttentionConfig
-from spolia.networks.windows import WindowEncoder
+from spolia.networks.windows import NodeEncoder
 from spolia.training.batches import Batch, BatchMaker, plan
 from spolia.training.fingerprint import make_batches
 from spolia.training.initial import load_checkpoint, network_of
@@ -78,19 +78,19 @@ def train_classifier(recipe: ClassifierRecipe, options: RunOptions, report: Repo
     return ClassifierRun(recipe, options).run(report)
 
 
-def load_encoder(source: str) -> WindowEncoder:
+def load_encoder(source: str) -> NodeEncoder:
     """Return the frozen encoder of a checkpoint; raises TrainingError where it has no nodes."""
     if not source.endswith(".pt"):
         raise TrainingError(f"encoder is {source!r}; give the checkpoint (.pt) of an encoder")
     network = network_of(load_checkpoint(Path(source)))
-    if not isinstance(network, WindowEncoder):
+    if not isinstance(network, NodeEncoder):
         raise TrainingError(
-            f"{source} is of an encoder without nodes; give one of graph or sample-resnet"
+            f"{source} is of an encoder without nodes; give one of sample, graph or sample-resnet"
         )
     return network.eval().requires_grad_(False)
 
 
-def build_classifier(settings: dict[str, Any], encoder: WindowEncoder) -> CrossAttentionClassifier:
+def build_classifier(settings: dict[str, Any], encoder: NodeEncoder) -> CrossAttentionClassifier:
     """Return a new classifier of an encoder's nodes; ``settings`` may name a ``size``."""
     front = encoder.config.front_end
     with torch.no_grad():
@@ -112,7 +112,7 @@ class PairMaker:
     """Draws pairs by step number; the same seed and step give the same pairs."""
 
     def __init__(
-        self, encoder: WindowEncoder, batches: BatchMaker, config: PairConfig, *, seed: int
+        self, encoder: NodeEncoder, batches: BatchMaker, config: PairConfig, *, seed: int
     ) -> None:
         self.encoder, self.batches, self.config = encoder, batches, config
         self.places, self.vectors = embedded(encoder, batches, config.n_places, seed=seed)

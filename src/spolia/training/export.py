@@ -20,8 +20,7 @@ from spolia.errors import MissingDependency
 from spolia.networks.cross_attention import CrossAttentionClassifier
 from spolia.networks.nafp import Nafp
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
-from spolia.networks.sample_encoder import SampleEncoder
-from spolia.networks.windows import WindowEncoder
+from spolia.networks.windows import NodeEncoder, WindowEncoder
 from spolia.training.classifying import build_classifier, load_encoder
 from spolia.training.initial import load_checkpoint, network_of
 
@@ -75,7 +74,7 @@ def encoder_id(model: Any) -> str:
 
 
 def _kind(model: Any) -> str:
-    return "sample" if isinstance(model, SampleEncoder | WindowEncoder) else "segment"
+    return "sample" if isinstance(model, NodeEncoder) else "segment"
 
 
 def _margin(model: Any) -> int:
@@ -254,7 +253,7 @@ def _to_onnx(model: Any) -> Any:
         )
         names += ["bands", "frames"]
         shapes += [{}, {0: _dim("n_frames", config.segment_frames)}]
-    has_nodes = isinstance(model, WindowEncoder)
+    has_nodes = isinstance(model, NodeEncoder)
     program = torch.onnx.export(
         WithNodes(model) if has_nodes else model,
         example,
@@ -269,16 +268,16 @@ def _to_onnx(model: Any) -> Any:
 
 
 class WithNodes(torch.nn.Module):
-    """An encoder of windows that gives the nodes beside the vectors."""
+    """An encoder that gives the nodes beside the vectors."""
 
-    def __init__(self, encoder: WindowEncoder) -> None:
+    def __init__(self, encoder: NodeEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(
         self, waveform: torch.Tensor, bands: torch.Tensor, frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map as ``WindowEncoder.forward``, to vectors and nodes."""
+        """Map as ``LogBandEncoder.forward``, to vectors and nodes."""
         return self.encoder.with_nodes(self.encoder.spectrogram(waveform, bands, frames))
 
 
