@@ -265,6 +265,15 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
     )
 
 
+def test_what_shares_material_is_neither_right_nor_wrong(evaluation):
+    track = next(t for t in evaluation.make() if t.uses)
+    used = track.uses[0]
+    evaluation.groups |= {"cover": used.group, "stranger": "elsewhere"}
+    ranked = outcome(["cover", "stranger", used.file, "unlisted"], [used.to_dict()])
+    left = evaluation.counted(track, ranked)
+    assert [r.file for r in left.ranking] == ["stranger", used.file, "unlisted"]
+
+
 def test_unknown_methods_are_named(evaluation):
     with pytest.raises(ParameterError, match="choose from: samples, segments"):
         evaluation.finder(None, {}, "ears")

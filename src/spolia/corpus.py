@@ -74,6 +74,21 @@ def read_manifest(corpus: Path, kind: str) -> list[CorpusFile]:
     ]
 
 
+def groups_of(files: Iterable[Path]) -> dict[Path, str]:
+    """Return the groups of tracks that a corpus around them lists; others are left out."""
+    corpora: dict[Path, dict[Path, str]] = {}
+    found = {}
+    for file in files:
+        corpus = file.parent.parent
+        if corpus not in corpora:
+            listed = all((corpus / f"{name}.csv").is_file() for name in ("tracks", "split"))
+            tracks = read_manifest(corpus, "track") if listed else []
+            corpora[corpus] = {f.path: f.group for f in tracks}
+        if file in corpora[corpus]:
+            found[file] = corpora[corpus][file]
+    return found
+
+
 def trainable(files: Iterable[CorpusFile]) -> list[CorpusFile]:
     """Return the files of the train split whose licence allows training."""
     return [f for f in files if f.split == "train" and f.licence_class == "train"]

@@ -6,13 +6,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spolia.calibration import logistic, newton
+from spolia.corpus import groups_of
 from spolia.errors import ParameterError
 from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
@@ -125,7 +126,11 @@ class SampleBenchmark(ABC):
                     file.flush()
                 if report:
                     report(number, len(tasks))
-        return [done[f"{track.file} {length}"] for track, length in tasks]
+        return [self.counted(track, done[f"{track.file} {length}"]) for track, length in tasks]
+
+    def counted(self, track: Any, outcome: SampleOutcome) -> SampleOutcome:
+        """Return an outcome with what counts of its ranking."""
+        return outcome
 
 
 class SampleEvaluation(SampleBenchmark):
@@ -144,6 +149,9 @@ class SampleEvaluation(SampleBenchmark):
         self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
         references = {r.file.path: r.file.file for r in self.crate.references}
         super().__init__(folder, plan, references, distractors)
+        self.groups = {r.file.file: r.file.group for r in self.crate.references}
+        others = {Path(name): name for name in self.names.values() if name not in self.references}
+        self.groups |= {others[path]: group for path, group in groups_of(others).items()}
 
     def make(self, report: Report | None = None) -> list[Written]:
         """Make the tracks that are not there yet; return all."""
@@ -157,6 +165,19 @@ class SampleEvaluation(SampleBenchmark):
             seconds=plan.seconds,
             report=report,
         )
+
+    def counted(self, track: Written, outcome: SampleOutcome) -> SampleOutcome:
+        """Return an outcome without recordings that share material with the track.
+
+        Files of one group are never negatives of each other: another rendering of a score that is
+        sampled, or laid over, is neither right nor wrong.
+        """
+        akin = {use.group for use in track.uses} | {o.group for o in track.overlays if o.group}
+        sampled = {use.file for use in track.uses}
+        left = [
+            r for r in outcome.ranking if r.file in sampled or self.groups.get(r.file) not in akin
+        ]
+        return replace(outcome, ranking=left)
 
 
 def journal_name(*facts: Any) -> str:
