@@ -23,7 +23,7 @@ from spolia.errors import AudioError, ParameterError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
-from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, find, levels
+from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, Played, find, levels
 from spolia.sample_graph import write_graph
 from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
 from spolia.sample_tracing import Occurrence, polished, trace
@@ -140,6 +140,14 @@ def test_what_is_not_there_stands_out_less(known, recording):
     assert right.z > wrong.z + 2
     assert right.correlation > wrong.correlation + 0.1
     assert right.patch_z > wrong.patch_z + 2
+
+
+def test_nothing_stands_out_endlessly_in_a_track_that_mostly_rests(known):
+    words = np.zeros(25 * RATE, np.float32)
+    for start in (3.0, 11.0, 19.0):  # as a voice alone, between long rests
+        words[round(start * RATE) : round((start + 0.8) * RATE)] = piece(7, 0.8).samples
+    played = Played(6.0, 1.0, 0.0, middle=3.4, correlation=0.5, patch_z=5.0, z=5.0)
+    assert trace(levels(words), known, played, seconds=4.0).z < 40.0
 
 
 def test_silence_is_no_sample_and_levels_have_a_row_every_frame(known):
