@@ -21,17 +21,17 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.evaluation.metrics import rate
+from spolia.evaluation.sample_repeats import sounds_alike
 from spolia.evaluation.samples import OVERLAYS
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
 from spolia.production.truth import Occurrence, Use
-from spolia.sample_alignment import FRAME, SAMPLE_RATE, Bands, Pair, Played, find, levels
+from spolia.sample_alignment import SAMPLE_RATE, Bands, Pair, Played, find, levels
 from spolia.sample_search import PATCH, REACH_OF_PLACE
 from spolia.sample_tracing import Trace, exact
 
 SECONDS = (20.0, 45.0)  # of the tracks
 MOST_PAIRS, APART, OFF = 3, 1.5, 0.5
-SAME = 0.8  # correlation
 START, SEMITONES, TEMPO, PLACE = 0.05, 0.25, 0.01, 0.5  # aims: seconds, semitones, share, seconds
 
 CRITERIA = "found", "start", "semitones", "tempo", "count"
@@ -50,15 +50,6 @@ def pairs_of(
             place = o.source_start + use.tempo_ratio * (middle - o.start)
             pairs.append(Pair(middle, place + float(rng.uniform(-off, off))))
     return pairs
-
-
-def sounds_alike(known: Bands, one: float, other: float) -> bool:
-    """Tell whether two seconds of a recording around two places are the same sound, repeated."""
-    half = round(1.0 / FRAME)
-    parts = [known[max(0, round(t / FRAME) - half) :][: 2 * half] for t in (one, other)]
-    n = min(map(len, parts))
-    a, b = (part[:n] - part[:n].mean(0) for part in parts)
-    return float((a * b).sum()) >= SAME * float(np.sqrt((a * a).sum() * (b * b).sum())) > 0
 
 
 def judged(use: Use, played: Played | None, found: Trace, known: Bands) -> Row:

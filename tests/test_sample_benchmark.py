@@ -13,6 +13,7 @@ from fakes import tune
 from spolia.audio import Audio
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
+from spolia.evaluation.sample_repeats import repeats
 from spolia.evaluation.sample_report import markdown, tables
 from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
 from spolia.evaluation.samples import (
@@ -22,6 +23,7 @@ from spolia.evaluation.samples import (
     by_chance,
     errors,
     hit,
+    is_heard_there,
     is_near,
     overlap,
     summarise,
@@ -272,6 +274,24 @@ def test_what_shares_material_is_neither_right_nor_wrong(evaluation):
     ranked = outcome(["cover", "stranger", used.file, "unlisted"], [used.to_dict()])
     left = evaluation.counted(track, ranked)
     assert [r.file for r in left.ranking] == ["stranger", used.file, "unlisted"]
+
+
+def test_a_repetition_of_the_sound_is_the_right_place():
+    bar = tune(3, 4.0, 16000).samples
+    other = tune(4, 4.0, 16000).samples
+    known = levels(np.concatenate([bar, other, bar, other]))  # bars begin at 0 and at 8 s
+    taken = Use.from_dict(use(source_start=1.0, source_end=3.0, occurrences=[
+        {"start": 4.0, "end": 6.0, "source_start": 1.0, "source_end": 3.0}
+    ]))  # fmt: skip
+    assert repeats(known, [taken], [[4.0, 6.0, 1.0, 3.0]], 0.0)
+    assert repeats(known, [taken], [[4.0, 6.0, 9.0, 11.0]], 0.0)
+    assert repeats(known, [taken], [[3.0, 5.0, 9.0, 11.0]], 1.0)
+    assert not repeats(known, [taken], [[4.0, 6.0, 5.0, 7.0]], 0.0)
+    assert not repeats(known, [taken], [[14.0, 16.0, 9.0, 11.0]], 0.0)
+    far = {"tempo_ratio": 1.0, "semitones": 0.0, "occurrences": [[4.0, 6.0, 30.0, 32.0]]}
+    assert is_heard_there(outcome(["a"], **far)) is False
+    assert is_heard_there(outcome(["a"], **far, repeats=True))
+    assert not is_heard_there(outcome(["b", "a"], **far, repeats=True))
 
 
 def test_unknown_methods_are_named(evaluation):

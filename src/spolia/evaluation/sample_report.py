@@ -22,6 +22,7 @@ LABELS = {
     "recall": "HR@1 at the default threshold",
     "false_alarms": "false alarms at the default threshold",
     "near": "right place (0.5 s), of right answers",
+    "there": "right place, or where the recording repeats the sound, of right answers",
     "iou": "overlap of the spans, of right answers",
     "start": "start within 50 ms (median of a track), of right answers",
     "pitch": "pitch within 0.25 semitones, of right answers",

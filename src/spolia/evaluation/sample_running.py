@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from spolia.audio import Audio
 from spolia.calibration import logistic, newton
 from spolia.corpus import groups_of
 from spolia.errors import ParameterError
+from spolia.evaluation.sample_repeats import repeats
 from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
     Finder,
+    Ranked,
     SampleOutcome,
     answer,
     by_chance,
@@ -28,6 +31,7 @@ from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
+from spolia.sample_alignment import SAMPLE_RATE, levels
 from spolia.samples import N_FEATURES, SampleCalibration
 
 RIDGE = 1.0
@@ -149,6 +153,7 @@ class SampleEvaluation(SampleBenchmark):
         self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
         references = {r.file.path: r.file.file for r in self.crate.references}
         super().__init__(folder, plan, references, distractors)
+        self.paths = {r.file.file: r.file.path for r in self.crate.references}
         self.groups = {r.file.file: r.file.group for r in self.crate.references}
         others = {Path(name): name for name in self.names.values() if name not in self.references}
         self.groups |= {others[path]: group for path, group in groups_of(others).items()}
@@ -175,9 +180,19 @@ class SampleEvaluation(SampleBenchmark):
         akin = {use.group for use in track.uses} | {o.group for o in track.overlays if o.group}
         sampled = {use.file for use in track.uses}
         left = [
-            r for r in outcome.ranking if r.file in sampled or self.groups.get(r.file) not in akin
+            self._placed(r, track, outcome.start) if r.file in sampled else r
+            for r in outcome.ranking
+            if r.file in sampled or self.groups.get(r.file) not in akin
         ]
         return replace(outcome, ranking=left)
+
+    def _placed(self, ranked: Ranked, track: Written, start: float) -> Ranked:
+        """Return a right answer, knowing whether the sound at its places is what is sampled."""
+        if not ranked.occurrences:
+            return ranked
+        uses = [use for use in track.uses if use.file == ranked.file]
+        known = levels(Audio.load(self.paths[ranked.file], sample_rate=SAMPLE_RATE).samples)
+        return replace(ranked, repeats=repeats(known, uses, ranked.occurrences, start))
 
 
 def journal_name(*facts: Any) -> str:

@@ -46,6 +46,7 @@ class Ranked:
     # query start and end, recording start and end: of each occurrence
     occurrences: list[list[float]] = field(default_factory=list)
     features: list[float] = field(default_factory=list)  # what the calibration sees
+    repeats: bool = False  # whether the sound at its places is what is sampled, there or repeated
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,11 @@ def is_near(outcome: SampleOutcome) -> bool | None:
     return True in verdicts or (None if verdicts == {None} else False)
 
 
+def is_heard_there(outcome: SampleOutcome) -> bool | None:
+    """Tell as :func:`is_near`, where a repetition of the same sound in the recording counts."""
+    return True if hit(outcome, 1) and outcome.ranking[0].repeats else is_near(outcome)
+
+
 def errors(outcome: SampleOutcome) -> dict[str, bool] | None:
     """Return what is right about the first answer, as far as the truth is known.
 
@@ -288,6 +294,7 @@ def summarise(
         "hr1": _mean(first),
         "hr10": _mean([hit(o, 10) for o in sampling]),
         "near": _mean([near for near in map(is_near, right) if near is not None]),
+        "there": _mean([near for near in map(is_heard_there, right) if near is not None]),
         "recall": _mean(first & (top >= threshold)),
         "false_alarms": _mean(free_top >= threshold),
     }
