@@ -218,7 +218,8 @@ def test_shipped_models_verify(name):
     assert encoder.verify() < encoder.tolerance
     assert encoder.card.calibration or encoder.card.kind == "compressed"  # the segments judge
     assert encoder.card.training["data"]["track"]["attributions"]
-    assert encoder.path.stat().st_size <= 8_000_000
+    most = 12_000_000 if encoder.card.kind == "sample" else 8_000_000
+    assert encoder.path.stat().st_size <= most
 
 
 @pytest.mark.parametrize("quantised", [False, True])

@@ -453,9 +453,10 @@ def test_a_model_file_gives_the_vectors_and_nodes_of_torch(kind, spectrogram, tm
 
 
 def test_a_model_without_nodes_says_so(tmp_path):
-    from spolia.networks.sample_encoder import SampleEncoder, SampleEncoderConfig
+    from spolia.networks.segment_encoder import SegmentEncoder, SegmentEncoderConfig
 
-    network = SampleEncoder(SampleEncoderConfig(channels=(4, 4, 4, 4), hidden=8, dim=8)).eval()
+    small = SegmentEncoderConfig(channels=(4, 4, 4, 4), n_blocks=(0, 0, 0, 0), hidden=8, dim=8)
+    network = SegmentEncoder(small).eval()
     export_encoder(network, tmp_path / "net.onnx", name="net", training={})
     with pytest.raises(ModelError, match="gives vectors alone"):
         Encoder(tmp_path / "net.onnx").nodes(np.zeros((1, 80000), np.float32))

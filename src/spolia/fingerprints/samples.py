@@ -5,9 +5,12 @@ A window's time is that of its beginning. What is shorter than a window is follo
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from spolia.audio import Audio
+from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import DEFAULT_SAMPLE_MODEL, Encoder, open_encoder
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.fingerprints.segments import SegmentFingerprinter
@@ -26,6 +29,11 @@ class SampleFingerprinter(SegmentFingerprinter):
         self, encoder: Encoder | None = None, *, model: str = DEFAULT_SAMPLE_MODEL
     ) -> None:
         super().__init__(encoder or open_encoder(model, kind="sample"))
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """None of segments: the card's is of evidence, see ``spolia.samples.calibration_of``."""
+        return UNFITTED
 
     def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
         """Return vectors at two phases of the hop; a short query is followed by silence."""

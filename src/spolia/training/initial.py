@@ -148,7 +148,7 @@ def _read_weights(path: Path) -> tuple[Weights, Weights, Weights]:
     others: Weights = {}
     for tensor in onnx.load(str(path)).graph.initializer:
         values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        name = tensor.name.removesuffix("_half")
+        name = tensor.name.removeprefix("encoder.").removesuffix("_half")  # see export.WithNodes
         if name.endswith(".weight") and values.ndim in (3, 4):
             weights[name.removesuffix(".weight")] = values.float()
         elif name.endswith((".weight_bias", ".bias")):
