@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
-from spolia.sample_alignment import SAMPLE_RATE, levels
+from spolia.sample_alignment import SAMPLE_RATE, Bands, levels
 from spolia.samples import N_FEATURES, SampleCalibration
 
 RIDGE = 1.0
@@ -153,10 +154,11 @@ class SampleEvaluation(SampleBenchmark):
         self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
         references = {r.file.path: r.file.file for r in self.crate.references}
         super().__init__(folder, plan, references, distractors)
-        self.paths = {r.file.file: r.file.path for r in self.crate.references}
+        self.paths = {name: path for path, name in references.items()}
         self.groups = {r.file.file: r.file.group for r in self.crate.references}
-        others = {Path(name): name for name in self.names.values() if name not in self.references}
-        self.groups |= {others[path]: group for path, group in groups_of(others).items()}
+        others = [Path(name) for name in self.names.values() if name not in self.references]
+        self.groups |= {str(path): group for path, group in groups_of(others).items()}
+        self._known = lru_cache(maxsize=32)(self._levels)
 
     def make(self, report: Report | None = None) -> list[Written]:
         """Make the tracks that are not there yet; return all."""
@@ -191,8 +193,11 @@ class SampleEvaluation(SampleBenchmark):
         if not ranked.occurrences:
             return ranked
         uses = [use for use in track.uses if use.file == ranked.file]
-        known = levels(Audio.load(self.paths[ranked.file], sample_rate=SAMPLE_RATE).samples)
+        known = self._known(ranked.file)
         return replace(ranked, repeats=repeats(known, uses, ranked.occurrences, start))
+
+    def _levels(self, file: str) -> Bands:
+        return levels(Audio.load(self.paths[file], sample_rate=SAMPLE_RATE).samples)
 
 
 def journal_name(*facts: Any) -> str:

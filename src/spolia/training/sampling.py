@@ -125,6 +125,8 @@ class SampleBatchMaker(BatchMaker):
 
     def _chopped(self, x: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
         """Cut some windows into equal slices and put them into another order."""
+        if not config.chop:
+            return x
         rows, _, n = x.shape
         order = torch.rand(rows, N_SLICES, generator=rng, device=x.device).argsort(1)
         size = -(-n // N_SLICES)
@@ -185,9 +187,10 @@ def _choose_parts(rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
     """Return 1 for parts that are sampled: one alone, or a random set of them [shape=(n, 4)]."""
     n = len(PARTS)
     several = (torch.rand(rows, n, generator=rng, device=like.device) < 0.5).float()
-    edges = torch.tensor(ALONE, device=like.device).cumsum(0)
+    chances = torch.tensor(ALONE, device=like.device)
+    ends = chances.cumsum(0)
     which = torch.rand(rows, 1, generator=rng, device=like.device)
-    alone = (which < edges) & (which >= edges - torch.tensor(ALONE, device=like.device))
+    alone = (which < ends) & (which >= ends - chances)
     return torch.where(alone.any(1, keepdim=True), alone.float(), several)
 
 

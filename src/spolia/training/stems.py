@@ -34,9 +34,8 @@ class StemPool:
 def load_stems(tracks: AudioPool, corpora: Sequence[Path], *, cache: Path) -> StemPool:
     """Decode the stems of a pool's files once into ``cache``."""
     owned = named_stems(corpora, tracks.files)
-    key = json.dumps([tracks.sample_rate, [f.file for f in tracks.files], sorted(
-        stem.file for stems in owned.values() for _, stem in stems
-    )])  # fmt: skip
+    names = sorted(stem.file for stems in owned.values() for _, stem in stems)
+    key = json.dumps([tracks.sample_rate, [f.file for f in tracks.files], names])
     target = cache / f"stems-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not target.is_file():
         pool = _decode(tracks, owned)
