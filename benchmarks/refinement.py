@@ -26,7 +26,8 @@ from spolia.evaluation.samples import OVERLAYS
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
 from spolia.production.truth import Occurrence, Use
-from spolia.sample_alignment import SAMPLE_RATE, Bands, Pair, Played, find, levels
+from spolia.sample_alignment import SAMPLE_RATE, Played, find, levels
+from spolia.sample_patches import Bands, Pair
 from spolia.sample_search import PATCH, REACH_OF_PLACE
 from spolia.sample_tracing import Trace, exact
 

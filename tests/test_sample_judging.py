@@ -12,8 +12,9 @@ from spolia.encoding import write_wav
 from spolia.errors import ModelError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.library import Library
-from spolia.sample_alignment import SAMPLE_RATE, Pair, Played, levels
+from spolia.sample_alignment import SAMPLE_RATE, Played, levels
 from spolia.sample_judging import NEUTRAL, Claim, Judge, open_judge
+from spolia.sample_patches import Pair
 from spolia.sample_search import REJECT
 from spolia.sample_tracing import Occurrence, Trace
 from spolia.samples import Nominee

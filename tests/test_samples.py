@@ -23,9 +23,19 @@ from spolia.errors import AudioError, ParameterError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
-from spolia.sample_alignment import FRAME, SAMPLE_RATE, Pair, Played, find, levels
+from spolia.sample_alignment import (
+    COARSE,
+    FRAME,
+    SAMPLE_RATE,
+    Played,
+    find,
+    joined,
+    levels,
+    patches_of,
+)
 from spolia.sample_graph import write_graph
 from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
+from spolia.sample_patches import Pair
 from spolia.sample_tracing import Occurrence, polished, trace
 from spolia.samples import (
     UNFITTED,
@@ -446,3 +456,24 @@ def test_the_page_stands_alone_and_lets_one_hear_both(answer, library, track, tm
     assert kinds.count("img") == len(answer.matches)
     assert all(src.startswith("data:") for _, src in parsed.sources)
     assert "http" not in page.read_text().replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("semitones", [-7, 0, 5])
+@pytest.mark.parametrize("middle", [1.0, 8.0])  # the first patch is cut short by the beginning
+def test_patches_find_pitch_and_place_of_equal_levels(known, semitones, middle):
+    rows = joined(known, COARSE)
+    shifted = np.roll(rows, semitones, axis=1)
+    shifted[:, :semitones] = 0.0 if semitones > 0 else shifted[:, :semitones]
+    if semitones < 0:
+        shifted[:, semitones:] = 0.0
+    query = np.repeat(shifted[150:450], 2, axis=1)  # joined() takes means of two bands a semitone
+    query = np.repeat(query, COARSE, axis=0)
+    place = 150 * COARSE * FRAME
+    pairs = [Pair(middle, middle + place + 1.3)]
+    found = patches_of(query, seconds=4.0, reach=2.0).fit(rows, pairs)
+    assert found.semitones == semitones
+    assert found.tempo == pytest.approx(1.0, abs=0.015)
+    assert found.pair.recording - found.pair.query == pytest.approx(place, abs=COARSE * FRAME)
+    assert 0.8 < found.correlation < 1.2  # the energy is that of all that was searched
+    assert found.z > 6.0
+    assert found.patch_z > 6.0

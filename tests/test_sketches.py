@@ -11,7 +11,8 @@ from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Change
 from spolia.library import Library
-from spolia.sample_alignment import FRAME, Pair, levels
+from spolia.sample_alignment import FRAME, levels
+from spolia.sample_patches import Pair
 from spolia.sample_sketch import ROW, WIDTH, Screen, sketch
 from spolia.sketches import SIZE, SketchFingerprinter
 from spolia.spectral_alignment import rows_at

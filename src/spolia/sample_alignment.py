@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from spolia.sample_patches import Bands, Floats, Pair, Patches, fast_size
 from spolia.spectral_alignment import rows_at, standing_out, vertex
 
 Samples = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating]
-Bands = npt.NDArray[np.float32]  # [shape=(n_frames, N_BANDS)]
 
 SAMPLE_RATE = 16000  # Hz
 N_FFT = 2048  # 128 ms
@@ -30,9 +29,7 @@ LOWEST, N_BANDS = 80.0, 156  # Hz, and 6.5 octaves up to 7.1 kHz
 SURROUND_BANDS = 12  # half an octave on either side
 QUIET = 0.1  # of a band's mean power: what is far below it counts as silence
 
-SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
 TEMPO_STEP = 0.025  # of the first search, natural logarithm
-MOST_SEMITONES = 8
 COARSE = 3  # frames in one of the first search
 POLISH_STEP = 0.004  # of the last search, natural logarithm
 SNAP, MEANT = 0.03, 0.98  # a tempo that is as near, and fits as well, as that is meant
@@ -87,12 +84,19 @@ def _band_places(
     return left, (place - left).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two places that are thought to sound alike."""
+def patches_of(query: Bands, *, seconds: float, reach: float) -> Patches:
+    """Return patches of a query, to be looked for in recordings' levels joined by COARSE.
 
-    query: float  # seconds, the middle of a patch
-    recording: float  # seconds, what sounds there
+    query: its levels; seconds: the length of a patch; reach: seconds by which places may be wrong.
+    """
+    return Patches(
+        joined(query, COARSE),
+        COARSE * FRAME,
+        first=(COARSE - 1) / 2 * FRAME,
+        seconds=seconds,
+        reach=reach,
+        tempo_step=TEMPO_STEP,
+    )
 
 
 def find(
@@ -101,32 +105,31 @@ def find(
     """Return how a query plays a recording, by patches around pairs of places.
 
     query, recording: levels of the whole; pairs: of one sample, the likeliest first; seconds: the
-    length of a patch; reach: seconds by which the places may be wrong. All patches have one pitch
-    and tempo, which the largest sum of their best correlations shows; the place returned is that of
-    the patch that fits best. None where nothing sounds.
+    length of a patch; reach: seconds by which the places may be wrong. None where nothing sounds.
     """
-    tempos = np.exp(np.arange(np.log(SLOWEST), np.log(QUICKEST), TEMPO_STEP))
-    shifts = np.arange(-MOST_SEMITONES, MOST_SEMITONES + 1)
-    coarse = joined(recording, COARSE)
-    fits: list[tuple[float, Pair, npt.NDArray[np.float32]]] = []
-    for pair in pairs:
-        patch, _ = _patch(query, pair.query, seconds)
-        search = _Search(joined(patch, COARSE), coarse, pair.recording, COARSE * FRAME)
-        found = search.correlate(tempos, shifts, reach)
-        if found is not None:
-            fits.append((float(found.std()), pair, found))
-    if not fits:
+    near = rough(patches_of(query, seconds=seconds, reach=reach), recording, pairs)
+    return None if near is None else sharpened(query, recording, near, seconds=seconds)
+
+
+def rough(patches: Patches, recording: Bands, pairs: Sequence[Pair]) -> Played | None:
+    """Return roughly how a query plays a recording, by patches around pairs of places.
+
+    patches: of the query, see :func:`patches_of`; recording: levels of the whole; pairs: of one
+    sample, the likeliest first. None where nothing sounds. The place is that of the patch that fits
+    best.
+    """
+    found = patches.fit(joined(recording, COARSE), pairs)
+    if found is None:
         return None
-    # largest over lags, in deviations of each patch [shape=(n_patches, n_tempos, n_shifts)]
-    heights = np.stack([(f.max(2) - f.mean()) / max(deviation, 1e-6) for deviation, _, f in fits])
-    total = heights.sum(0) / np.sqrt(len(fits))
-    i, j = (int(n) for n in np.unravel_index(int(total.argmax()), total.shape))
-    _, pair, found = fits[int(heights[:, i, j].argmax())]
-    lag = (int(found[i, j].argmax()) - found.shape[2] // 2) * COARSE * FRAME
-    patch, start = _patch(query, pair.query, seconds)
-    z = float((total[i, j] - total.mean()) / max(float(total.std()), 1e-6))
-    near = float(tempos[i]), int(shifts[j]) * BANDS_PER_SEMITONE, pair.recording + lag
-    return _sharpen(patch, recording, near, start=start, z=z, patch_z=float(heights[:, i, j].max()))
+    return Played(
+        found.pair.recording - found.tempo * found.pair.query,
+        found.tempo,
+        float(found.semitones),
+        found.pair.query,
+        found.correlation,
+        found.patch_z,
+        found.z,
+    )
 
 
 def _patch(query: Bands, middle: float, seconds: float) -> tuple[Bands, float]:
@@ -136,35 +139,34 @@ def _patch(query: Bands, middle: float, seconds: float) -> tuple[Bands, float]:
     return query[first:last], first * FRAME
 
 
-def _sharpen(
-    patch: Bands,
-    recording: Bands,
-    near: tuple[float, int, float],
-    *,
-    start: float,
-    z: float,
-    patch_z: float,
-) -> Played | None:
-    """Return the best pitch, tempo and place near rough ones."""
-    (tempo, shift, place), seconds, best, exact = near, len(patch) * FRAME, 0.0, 0.0
-    for step in (TEMPO_STEP / 3, min(TEMPO_STEP / 9, 0.02 / seconds)):
+def sharpened(query: Bands, recording: Bands, near: Played, *, seconds: float) -> Played:
+    """Return the pitch, tempo and place of the patch that was found, frame by frame.
+
+    near: what :func:`rough` found; seconds: the length of a patch.
+    """
+    patch, start = _patch(query, near.middle, seconds)
+    middle = start + (len(patch) - 1) * FRAME / 2
+    tempo, shift, exact = near.tempo, round(near.semitones * BANDS_PER_SEMITONE), 0.0
+    place, best = tempo * middle + near.offset, 0.0
+    search = _Search(patch, recording, FRAME)
+    for step in (TEMPO_STEP / 3, min(TEMPO_STEP / 9, 0.02 / (len(patch) * FRAME))):
         tempos = tempo * np.exp(step * np.arange(-3, 4))
         shifts = shift + np.arange(-2, 3)
-        search = _Search(patch, recording, place, FRAME)
-        found = search.correlate(tempos, shifts, SHARP)
+        found = search.correlate(place, tempos, shifts, SHARP)
         if found is None:
-            return None
+            return near
         i, j, k = (int(m) for m in np.unravel_index(int(found.argmax()), found.shape))
         tempo = float(tempos[i] * np.exp(step * vertex(found[:, j, k], i)))
-        place += (k + vertex(found[i, j], k) - search.reach(SHARP)) * FRAME
+        place += (k + vertex(found[i, j], k) - found.shape[2] // 2) * FRAME
         best, exact, shift = (
             float(found[i, j, k]),
             float(shifts[j]) + vertex(found[i, :, k], j),
             int(shifts[j]),
         )
-    middle = start + (len(patch) - 1) * FRAME / 2
-    return Played(
-        place - tempo * middle, tempo, exact / BANDS_PER_SEMITONE, middle, best, patch_z, z
+    semitones = exact / BANDS_PER_SEMITONE
+    offset = place - tempo * middle
+    return replace(
+        near, offset=offset, tempo=tempo, semitones=semitones, middle=middle, correlation=best
     )
 
 
@@ -183,7 +185,7 @@ def polish(
     fits = []
     for pair in pairs:
         patch, start = _patch(query, pair.query, seconds)
-        found = _Search(patch, recording, pair.recording, FRAME).correlate(tempos, shifts, SHARP)
+        found = _Search(patch, recording, FRAME).correlate(pair.recording, tempos, shifts, SHARP)
         if found is not None:
             fits.append((found, pair, start + (len(patch) - 1) * FRAME / 2))
     if not fits:
@@ -210,24 +212,20 @@ def polish(
 
 
 class _Search:
-    """Correlates one patch with a recording around one place."""
+    """Correlates one patch with a recording around a place, at few pitches and tempos."""
 
-    def __init__(self, patch: Bands, recording: Bands, place: float, frame: float) -> None:
+    def __init__(self, patch: Bands, recording: Bands, frame: float) -> None:
         self.patch = patch - patch.mean(0)
-        self.recording, self.place, self.frame = recording, place, frame
-
-    def reach(self, seconds: float) -> int:
-        """Return lags of one side."""
-        return round(seconds / self.frame)
+        self.recording, self.frame = recording, frame
 
     def correlate(
-        self, tempos: Floats, shifts: npt.NDArray[np.int64], seconds: float
+        self, place: float, tempos: Floats, shifts: npt.NDArray[np.int64], seconds: float
     ) -> npt.NDArray[np.float32] | None:
         """Return correlations [shape=(n_tempos, n_shifts, 2 * reach + 1)]; None of silence.
 
         A positive shift is that of a query that sounds higher, by so many bands.
         """
-        (n, n_bands), reach = self.patch.shape, self.reach(seconds)
+        (n, n_bands), reach = self.patch.shape, round(seconds / self.frame)
         scale = float(np.sqrt(np.square(self.patch).sum()))
         if scale < 1e-6 or not self.recording.any():
             return None
@@ -240,7 +238,7 @@ class _Search:
         low, high = np.maximum(0, -shifts), n_bands + np.minimum(0, -shifts)
         for i, (tempo, lags) in enumerate(zip(tempos, every_lag, strict=True)):
             times = (np.arange(n + 2 * lags) - lags - (n - 1) / 2) * self.frame
-            played = rows_at(self.recording, (self.place + tempo * times) / self.frame)
+            played = rows_at(self.recording, (place + tempo * times) / self.frame)
             played = played - played.mean(0)
             spectrum = np.fft.rfft2(played.T, size).astype(np.complex64)
             lines = np.fft.ifft(spectrum * conjugate, axis=0)[-shifts % size[0]]
@@ -250,11 +248,6 @@ class _Search:
             wanted = lags + np.arange(-reach, reach + 1) / tempo
             found[i] = rows_at(np.ascontiguousarray(lines.T), wanted).T / (scale * norm[:, None])
         return found
-
-
-def fast_size(n: int) -> int:
-    """Return a length from ``n`` on that a Fourier transform is fast at: 2, 3, 9 times 2^k."""
-    return min(m << max(0, (-(-n // m) - 1).bit_length()) for m in (1, 3, 9))
 
 
 def joined(values: Bands, n: int) -> Bands:

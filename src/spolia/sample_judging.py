@@ -17,7 +17,7 @@ import numpy.typing as npt
 from spolia.audio import Audio, is_silent
 from spolia.encoders import Classifier, Encoder, open_classifier
 from spolia.errors import ModelError
-from spolia.sample_alignment import Pair
+from spolia.sample_patches import Pair
 
 NEUTRAL = 0.0  # logit where there is no sound to judge: as likely right as wrong
 BATCH = 8  # windows that are encoded at once, by each thread

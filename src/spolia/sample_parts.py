@@ -22,12 +22,11 @@ from spolia.sample_alignment import (
     QUIET,
     SAMPLE_RATE,
     SURROUND_BANDS,
-    Bands,
-    Floats,
     Played,
     Samples,
     powers,
 )
+from spolia.sample_patches import Bands, Floats
 from spolia.sample_tracing import Occurrence
 from spolia.samples import Part
 from spolia.spectral_alignment import rows_at, standing_out

@@ -15,16 +15,10 @@ from spolia.errors import AudioError
 from spolia.fingerprints.base import Fingerprint
 from spolia.placing import is_unchanged
 from spolia.recording import Recording
-from spolia.sample_alignment import (
-    QUICKEST,
-    SAMPLE_RATE,
-    Bands,
-    Played,
-    find,
-    levels,
-)
+from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
 from spolia.sample_judging import Claim, Judge
 from spolia.sample_parts import part_of
+from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
@@ -82,6 +76,7 @@ class SampleFinder:
         """
         self.without = set(without)
         self.query, self.heard = query.samples, levels(query.samples)
+        self.patches = patches_of(self.heard, seconds=PATCH, reach=REACH_OF_PLACE)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
         self.sketch, self.judge = sketch, judge
@@ -189,7 +184,7 @@ class SampleFinder:
             return None
         known, origin = sound
         pairs = [replace(p, recording=p.recording - origin) for p in nominee.pairs]
-        played = find(self.heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
+        played = rough(self.patches, known, pairs)
         return None if played is None else replace(played, offset=played.offset + origin)
 
     def _traced(self, nominee: Nominee, played: Played) -> tuple[Played, Trace]:
@@ -201,6 +196,7 @@ class SampleFinder:
             return played, Trace((), 0.0, 0.0)
         known, origin = sound
         near = replace(played, offset=played.offset - origin)
+        near = sharpened(self.heard, known, near, seconds=PATCH)
         near, found = exact(self.heard, known, near, seconds=PATCH)
         played = replace(near, offset=near.offset + origin)
         duration = self.recording(self.index.recording_ids[nominee.recording]).duration

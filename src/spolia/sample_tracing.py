@@ -13,16 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spolia.sample_alignment import (
-    BANDS_PER_SEMITONE,
-    FRAME,
-    Bands,
-    Floats,
-    Pair,
-    Played,
-    polish,
-)
+from spolia.sample_alignment import BANDS_PER_SEMITONE, FRAME, Played, polish
 from spolia.sample_loops import Explanation, Lags, Span, explained, extents, stretch
+from spolia.sample_patches import Bands, Floats, Pair
 from spolia.spectral_alignment import rows_at
 
 STEP = 2  # frames in one tick

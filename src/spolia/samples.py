@@ -18,7 +18,8 @@ from spolia.calibration import logistic
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
-from spolia.sample_alignment import Pair, Played
+from spolia.sample_alignment import Played
+from spolia.sample_patches import Pair
 from spolia.sample_tracing import Occurrence, Trace
 from spolia.store.hits import Hits
 

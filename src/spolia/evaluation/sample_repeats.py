@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from spolia.production.truth import Use
-from spolia.sample_alignment import FRAME, Bands
+from spolia.sample_alignment import FRAME
+from spolia.sample_patches import Bands
 
 SAME = 0.8  # correlation
 SECONDS = 2.0  # that are compared

@@ -32,7 +32,8 @@ from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
-from spolia.sample_alignment import SAMPLE_RATE, Bands, levels
+from spolia.sample_alignment import SAMPLE_RATE, levels
+from spolia.sample_patches import Bands
 from spolia.samples import N_FEATURES, SampleCalibration
 
 RIDGE = 1.0

@@ -9,7 +9,8 @@ are left out, and of the sampled recording what overlaps the window or repeats i
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from spolia.networks.windows import NodeEncoder
 from spolia.training.batches import Batch, BatchMaker, plan
 from spolia.training.fingerprint import make_batches
 from spolia.training.initial import load_checkpoint, network_of
-from spolia.training.mining import CHUNK, embedded
+from spolia.training.mining import embedded_with_nodes
 from spolia.training.recipe import DataConfig, Recipe, SamplingConfig
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
 from spolia.training.warp import MaskConfig, WarpConfig
+
+N_HELD_OUT = 4  # batches that are validated with
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class PairConfig:
     """Which windows are compared."""
 
     n_queries: int = 32  # mixtures per batch, each with two positives
+    n_batches: int = 0  # different ones, repeated with new negatives; 0: each step has a new one
     offset: float = 0.25  # seconds by which a positive may be shifted, either way
     n_places: int = 24  # windows of each group that may be negatives
     n_nearest: int = 20  # hits of a query, of which its hard negatives are drawn
@@ -108,36 +112,56 @@ class Pairs(NamedTuple):
     similarity: Tensor  # cosines of the encoder's vectors [shape=(n, 2 + n_negatives)]
 
 
+class Encoded(NamedTuple):
+    """A batch of mixtures as the frozen encoder sees it."""
+
+    batch: Batch  # without its spectrograms
+    queries: Tensor  # nodes, float16 [shape=(n, n_nodes, d)]
+    vectors: Tensor  # of the queries [shape=(n, dim)]
+    clean: Tensor  # nodes of the first positives, float16 [shape=(n, n_nodes, d)]
+    own: Tensor  # vectors of these [shape=(n, dim)]
+
+
 class PairMaker:
-    """Draws pairs by step number; the same seed and step give the same pairs."""
+    """Draws pairs by step number; the same seed and step give the same pairs.
+
+    The encoder is frozen, so what it made of a window is kept, in half precision: of all windows
+    that may be negatives, and of ``n_batches`` batches of mixtures. On a CPU encoding takes nearly
+    all of a step.
+    """
 
     def __init__(
         self, encoder: NodeEncoder, batches: BatchMaker, config: PairConfig, *, seed: int
     ) -> None:
         self.encoder, self.batches, self.config = encoder, batches, config
-        self.places, self.vectors = embedded(encoder, batches, config.n_places, seed=seed)
+        self.places, self.vectors, self.nodes = embedded_with_nodes(
+            encoder, batches, config.n_places, seed=seed
+        )
+        self._kept = lru_cache(maxsize=max(config.n_batches, N_HELD_OUT))(self._encoded)
 
     @torch.no_grad()
     def draw(self, step: int, *, seed: int) -> Pairs:
         """Return the pairs of a step."""
-        batch = self.batches.draw(step, seed=seed)
+        number = step % self.config.n_batches if self.config.n_batches else step
+        batch, queries, vectors, clean, own = self._kept(number, seed)
         rng = torch.Generator(device=self.batches.device).manual_seed(seed * 1_000_003 + step)
-        vectors, queries = (of[:, 0] for of in self.encoder.with_nodes(batch.positives))
-        own, clean = (of[:, 0] for of in self.encoder.with_nodes(batch.anchors))
         second = _second(batch)
         chosen = self.negatives(batch, vectors, own, rng)
-        starts = self.places.starts[chosen.flatten()]
-        nodes = [
-            self.encoder.nodes(self.batches.spectrogram(some))[:, 0] for some in starts.split(CHUNK)
-        ]
-        negatives = torch.cat(nodes).unflatten(0, chosen.shape)
         positives = torch.stack([clean, clean[second]], dim=1)
         found = torch.cat([torch.stack([own, own[second]], dim=1), self.vectors[chosen]], dim=1)
         return Pairs(
-            queries,
-            torch.cat([positives, negatives], dim=1),
+            queries.float(),
+            torch.cat([positives, self.nodes[chosen]], dim=1).float(),
             (found @ vectors[:, :, None])[:, :, 0],
         )
+
+    def _encoded(self, number: int, seed: int) -> Encoded:
+        batch = self.batches.draw(number, seed=seed)
+        vectors, queries = (of[:, 0] for of in self.encoder.with_nodes(batch.positives))
+        own, clean = (of[:, 0] for of in self.encoder.with_nodes(batch.anchors))
+        nothing = batch.anchors[:0]
+        batch = replace(batch, anchors=nothing, positives=nothing)
+        return Encoded(batch, queries.half(), vectors, clean.half(), own)
 
     def negatives(self, batch: Batch, vectors: Tensor, own: Tensor, rng: torch.Generator) -> Tensor:
         """Return numbers of places that are no samples of a query, int64 [shape=(n, n_negatives)].
@@ -264,7 +288,7 @@ class ClassifierRun(ResumableRun):
         report(entry)
 
     @torch.no_grad()
-    def validate(self, n_batches: int = 4) -> dict[str, float]:
+    def validate(self, n_batches: int = N_HELD_OUT) -> dict[str, float]:
         """Return how well positives of val recordings stand above their hard negatives.
 
         val_first: share of positives above all negatives of their query, by the classifier and by

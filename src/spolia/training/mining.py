@@ -71,18 +71,37 @@ def _picked(mined: Places, drawn: Places, chosen: Tensor) -> Places:
     )
 
 
+def drawn_places(batches: BatchMaker, n_places: int, *, seed: int) -> Places:
+    """Draw ``n_places`` of every group."""
+    rng = torch.Generator(device=batches.device).manual_seed(seed)
+    drawn = [batches.draw_places(rng, all_groups=True) for _ in range(n_places)]
+    return Places(*(torch.cat(of) for of in zip(*drawn, strict=True)))
+
+
 @torch.no_grad()
 def embedded(
     network: Any, batches: BatchMaker, n_places: int, *, seed: int
 ) -> tuple[Places, Tensor]:
     """Draw ``n_places`` of every group; return them and their vectors [shape=(n, dim)]."""
-    rng = torch.Generator(device=batches.device).manual_seed(seed)
-    drawn = [batches.draw_places(rng, all_groups=True) for _ in range(n_places)]
-    places = Places(*(torch.cat(of) for of in zip(*drawn, strict=True)))
+    places = drawn_places(batches, n_places, seed=seed)
     vectors = [
         network.embed(batches.spectrogram(starts)).mean(1) for starts in places.starts.split(CHUNK)
     ]
     return places, torch.cat(vectors)
+
+
+@torch.no_grad()
+def embedded_with_nodes(
+    network: Any, batches: BatchMaker, n_places: int, *, seed: int
+) -> tuple[Places, Tensor, Tensor]:
+    """Return what :func:`embedded` does, and nodes in float16 [shape=(n, n_nodes, d)].
+
+    The batches' windows must be as long as one of the network's.
+    """
+    places = drawn_places(batches, n_places, seed=seed)
+    found = [network.with_nodes(batches.spectrogram(s)) for s in places.starts.split(CHUNK)]
+    vectors, nodes = zip(*((v[:, 0], n[:, 0].half()) for v, n in found), strict=True)
+    return places, torch.cat(vectors), torch.cat(nodes)
 
 
 @torch.no_grad()
