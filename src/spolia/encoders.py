@@ -157,6 +157,11 @@ class Encoder(ModelFile):
         """Whether the model gives node matrices beside vectors."""
         return "nodes" in {o.name for o in self._session.get_outputs()}
 
+    @cached_property
+    def has_short_nodes(self) -> bool:
+        """Whether nodes are short enough to be stored, and columns of them make up windows."""
+        return self.has_nodes and int(self.card.architecture.get("node_dim", 0)) > 0
+
     def n_frames(self, n_samples: int) -> int:
         """Return the number of frames of a waveform's spectrogram."""
         front = self.card.architecture["front_end"]
@@ -184,10 +189,15 @@ class Encoder(ModelFile):
 
         waveforms: as of :meth:`encode`. Only where :attr:`has_nodes`.
         """
+        return self.with_nodes(waveforms)[1]
+
+    def with_nodes(self, waveforms: npt.NDArray[np.float32]) -> tuple[Vectors, Vectors]:
+        """Return what :meth:`encode` and :meth:`nodes` return, at the cost of one."""
         if not self.has_nodes:
             raise ModelError(f"{self.path} gives vectors alone; give a model with nodes")
         inputs = self._inputs(waveforms, 0.0, None)
-        return np.asarray(self._session.run(["nodes"], inputs)[0], np.float32)
+        vectors, nodes = self._session.run(["vectors", "nodes"], inputs)
+        return np.asarray(vectors, np.float32), np.asarray(nodes, np.float32)
 
     def _inputs(
         self,

@@ -22,7 +22,14 @@ import numpy as np
 
 from spolia.audio import AUDIO_SUFFIXES, SILENCE_PEAK, Audio, read_tags, stream
 from spolia.errors import AudioError
-from spolia.fingerprints.base import Beside, Derived, Fingerprint, Fingerprinter, Listener
+from spolia.fingerprints.base import (
+    Accompanying,
+    Beside,
+    Derived,
+    Fingerprint,
+    Fingerprinter,
+    Listener,
+)
 from spolia.recording import Recording
 from spolia.store.catalog import Catalog
 
@@ -282,7 +289,10 @@ def _fingerprinted(
     watch = _Watch(stopped)
     listening = {f.beside: f.listener() for f in fingerprinters if isinstance(f, Beside)}
     made = {f.method for f in fingerprinters}
+    companions = {f.accompanies: f for f in fingerprinters if isinstance(f, Accompanying)}
     for fingerprinter in fingerprinters:
+        if isinstance(fingerprinter, Accompanying) and fingerprinter.accompanies in made:
+            continue
         if isinstance(fingerprinter, Beside) and fingerprinter.beside in made:
             fingerprints.append(listening[fingerprinter.beside].fingerprint())
             continue
@@ -296,10 +306,11 @@ def _fingerprinted(
         blocks = watch.watch(stream(path, sample_rate=fingerprinter.sample_rate))
         if fingerprinter.method in listening:
             blocks = _overheard(blocks, listening[fingerprinter.method])
-        fingerprint = fingerprinter.fingerprint_blocks(blocks)
-        if not len(fingerprint):
+        companion = companions.get(fingerprinter.method)
+        found = companion.both(blocks) if companion else (fingerprinter.fingerprint_blocks(blocks),)
+        if not len(found[0]):
             raise AudioError(str(path), _why_empty(watch))
-        fingerprints.append(fingerprint)
+        fingerprints.extend(found)
     return fingerprints, watch
 
 

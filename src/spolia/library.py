@@ -14,14 +14,14 @@ from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.nodes import NodeFingerprinter, has_nodes
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
-from spolia.sample_judging import Judge, open_judge
-from spolia.sample_search import Report, SampleFinder
+from spolia.sample_search import Report, SampleFinder, SampleJudge, open_sample_judge, sample_finder
 from spolia.samples import Samples, calibration_of
 from spolia.searching import (
     CompressedSearcher,
@@ -123,16 +123,18 @@ class Library:
             return registry.make_compressed(
                 segments, self.compressor, held=held, threads=self.threads
             )
+        if method == "nodes":
+            return NodeFingerprinter(cast(SampleFingerprinter, self.fingerprinter("samples")))
         model = self.sample_model if method == "samples" else self.model
         return registry.make_fingerprinter(method, model=model)
 
     @cached_property
-    def sample_judge(self) -> Judge | None:
+    def sample_judge(self) -> SampleJudge | None:
         """What judges nominees of samples, None without ``sample_classifier``; or ModelError."""
         if self.sample_classifier is None:
             return None
-        fingerprinter = cast(SampleFingerprinter, self.fingerprinter("samples"))
-        return open_judge(self.sample_classifier, fingerprinter.encoder, threads=self.threads)
+        samples = cast(SampleFingerprinter, self.fingerprinter("samples"))
+        return open_sample_judge(self.sample_classifier, samples.encoder, threads=self.threads)
 
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None
@@ -142,7 +144,8 @@ class Library:
         Each recording is stored in a transaction of its own, so an interrupted call loses nothing
         and the next one continues. Files that fail are in the report, the others are added.
         """
-        fingerprinters = [self.fingerprinter(method) for method in self.methods]
+        kept = (m for m in self.methods if m != "nodes" or has_nodes(self.fingerprinter("samples")))
+        fingerprinters = [self.fingerprinter(method) for method in kept]
         self.catalog.declare({f.method: f.model_id for f in fingerprinters})
         return ingest(self.catalog, paths, fingerprinters, threads=self.threads, progress=progress)
 
@@ -292,14 +295,11 @@ class Library:
         self, audio: Audio, progress: Report | None = None, without: Collection[str] = ()
     ) -> SampleFinder:
         """Return what finds the samples of a track, given at the fingerprinter's sample rate."""
-        fingerprinter = self.fingerprinter(self._chosen("samples"))
-        return SampleFinder(
+        return sample_finder(
             audio,
-            fingerprinter.fingerprint_query(audio),
+            self.fingerprinter(self._chosen("samples")),
             cast(VectorIndex, self.index("samples")),
-            self.catalog.get,
-            sketch=lambda i: self.catalog.rows(i, registry.AUXILIARY["samples"]),
-            seconds=fingerprinter.segment_seconds,
+            self.catalog,
             threads=self.threads,
             without=without,
             judge=self.sample_judge,

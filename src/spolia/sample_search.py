@@ -6,17 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import cast
 
 import numpy as np
 
 from spolia.audio import Audio
+from spolia.encoders import Encoder
 from spolia.errors import AudioError
-from spolia.fingerprints.base import Fingerprint
+from spolia.fingerprints.base import Fingerprint, Fingerprinter
+from spolia.fingerprints.samples import Rows, SampleFingerprinter
 from spolia.placing import is_unchanged
 from spolia.recording import Recording
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
-from spolia.sample_judging import Claim, Judge
+from spolia.sample_judging import Claim, Judge, open_judge
+from spolia.sample_nodes import NodeJudge, open_node_judge
 from spolia.sample_parts import part_of
 from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
@@ -30,6 +34,7 @@ from spolia.samples import (
     features,
     nominate,
 )
+from spolia.store.catalog import Catalog
 from spolia.store.hits import chosen
 from spolia.store.vectors import VectorIndex
 
@@ -41,6 +46,7 @@ PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
 N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
+PER_ROUGH_LOGIT = 1.0  # deviations of a sketch that one of a logit is worth
 PER_LOGIT = 1.0  # deviations of the best patch that one of a logit is worth in what is traced first
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
@@ -49,6 +55,55 @@ SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
 N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
 
 Report = Callable[[int, int], None]
+SampleJudge = NodeJudge | Judge
+Judged = Callable[[list[Nominee]], list[Nominee]]
+
+
+def sample_finder(
+    query: Audio,
+    fingerprinter: Fingerprinter,
+    index: VectorIndex,
+    catalog: Catalog,
+    *,
+    judge: SampleJudge | None = None,
+    threads: int = 2,
+    without: Collection[str] = (),
+    report: Report | None = None,
+) -> SampleFinder:
+    """Return what answers a query by what a catalog holds; see :class:`SampleFinder`."""
+    by_nodes: Judged | None = None
+    if isinstance(judge, NodeJudge):
+        fingerprint, columns = cast(SampleFingerprinter, fingerprinter).query_with_nodes(query)
+
+        def nodes(number: int) -> Rows | None:
+            return catalog.rows(index.recording_ids[number], "nodes")
+
+        by_nodes = partial(judge.judged, columns, nodes=nodes, threads=threads)
+    else:
+        fingerprint = fingerprinter.fingerprint_query(query)
+    return SampleFinder(
+        query,
+        fingerprint,
+        index,
+        catalog.get,
+        sketch=lambda recording_id: catalog.rows(recording_id, "sketches"),
+        seconds=fingerprinter.segment_seconds,
+        threads=threads,
+        without=without,
+        judged=by_nodes,
+        judge=None if isinstance(judge, NodeJudge) else judge,
+        report=report,
+    )
+
+
+def open_sample_judge(name: str, encoder: Encoder, *, threads: int = 2) -> SampleJudge:
+    """Open a classifier, by name or path, beside the encoder that samples are searched with.
+
+    Raises ModelError where the encoder gives no nodes or is not the one the classifier knows.
+    """
+    if encoder.has_short_nodes:
+        return open_node_judge(name, encoder)
+    return open_judge(name, encoder, threads=threads)
 
 
 class SampleFinder:
@@ -65,21 +120,23 @@ class SampleFinder:
         sketch: Callable[[str], Bands | None] = lambda _: None,
         threads: int = 2,
         without: Collection[str] = (),
+        judged: Judged | None = None,
         judge: Judge | None = None,
         report: Report | None = None,
     ) -> None:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
 
         sketch: gives a recording's, by its id, or None; see :mod:`spolia.sample_sketch`;
-        without: ids of recordings that are not looked for, such as the query's own; judge: rejects
-        nominees before their sound is compared, and has a say in which are traced.
+        without: ids of recordings that are not looked for, such as the query's own; judged: gives
+        nominees their logits by stored nodes; judge: does so by the sound of the best, and rejects.
+        Logits have a say in which are compared and traced.
         """
         self.without = set(without)
         self.query, self.heard = query.samples, levels(query.samples)
         self.patches = patches_of(self.heard, seconds=PATCH, reach=REACH_OF_PLACE)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
-        self.sketch, self.judge = sketch, judge
+        self.sketch, self.judge, self.judged = sketch, judge, judged
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
         self._load = lru_cache(maxsize=N_LOADED)(self._loaded)
         self._sound = lru_cache(maxsize=N_HELD)(self._read)
@@ -91,6 +148,7 @@ class SampleFinder:
             names = np.array([name in self.without for name in self.index.recording_ids], bool)
             hits = chosen(hits, ~names[hits.recordings])
         nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
+        nominees = self.judged(nominees) if self.judged else nominees
         screened = self._screened(nominees)
         nominees = self._judged(screened[:N_NOMINEES])
         scores = _best_scores(nominees)
@@ -270,7 +328,8 @@ def _best_of_recordings(
 
 def _rough(nominee: Nominee) -> float:
     """Return how much speaks for a place before its sound is heard, in deviations."""
-    return max(nominee.standing, 0.0) + PER_SIMILARITY * nominee.score
+    heard = max(nominee.standing, 0.0) + PER_SIMILARITY * nominee.score
+    return heard + PER_ROUGH_LOGIT * nominee.logit
 
 
 def _promise(nominee: Nominee, played: Played) -> float:

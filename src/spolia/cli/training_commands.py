@@ -132,6 +132,28 @@ def train_classifier(
         _echo_model(export, export_classifier(checkpoint, export, corpora=corpus))
 
 
+@train_app.command("nodes")
+def train_nodes(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint of an encoder of samples.", show_default=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="Checkpoint to write, its nodes short.", show_default=False)
+    ],
+    corpus: CorporaOption,
+    dim: Annotated[int, typer.Option(help="Numbers of a node.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 1,
+    cache: CacheOption = None,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Make an encoder's nodes short enough to be stored, for a classifier to be trained on."""
+    with _needs_train():
+        from spolia.training.shortening import shorten_nodes
+    options = _run_options(corpus, target.parent, cache, "cpu", threads, None)
+    kept = shorten_nodes(checkpoint, target, options, dim=dim, seed=seed)
+    typer.echo(f"checkpoint: {target}, {100 * kept:.1f} % of the variance in {dim} numbers a node")
+
+
 def _showing(bar: Bar, n_steps: int, unit: str) -> Callable[[dict[str, float]], None]:
     """Return what shows a step's loss and speed; unit: what is counted per second."""
 

@@ -125,6 +125,18 @@ class Beside(Fingerprinter, Protocol):
 
 
 @runtime_checkable
+class Accompanying(Fingerprinter, Protocol):
+    """A fingerprinter of what another makes on its way, so that both are made at once."""
+
+    @property
+    def accompanies(self) -> str:
+        """The other's method."""
+
+    def both(self, blocks: Iterator[Audio]) -> tuple[Fingerprint, Fingerprint]:
+        """Return the other's fingerprint of consecutive blocks, and this one's."""
+
+
+@runtime_checkable
 class Derived(Fingerprinter, Protocol):
     """A fingerprinter whose fingerprints can be made of another method's instead of sound."""
 

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from spolia.fingerprints.compressed import CompressedFingerprinter
 
 METHODS = ("segments", "compressed", "landmarks", "samples")
-AUXILIARY = {"samples": "sketches"}  # what comes with a method, and is not searched
-UNSEARCHED = frozenset(AUXILIARY.values())
+AUXILIARY = {"samples": ("sketches", "nodes")}  # what comes with a method, and is not searched
+UNSEARCHED = frozenset(name for names in AUXILIARY.values() for name in names)
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 
 
 def with_auxiliary(methods: Iterable[str]) -> list[str]:
     """Return methods, each once, and what comes with them behind."""
     chosen = list(dict.fromkeys(methods))
-    return list(dict.fromkeys([*chosen, *(AUXILIARY[m] for m in chosen if m in AUXILIARY)]))
+    return list(dict.fromkeys([*chosen, *(a for m in chosen for a in AUXILIARY.get(m, ()))]))
 
 
 def rank(method: str) -> tuple[int, str]:

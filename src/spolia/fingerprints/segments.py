@@ -8,7 +8,7 @@ grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,11 +96,17 @@ class SegmentFingerprinter:
 
     def fingerprint_blocks(self, blocks: Iterator[Audio]) -> Fingerprint:
         """Return the reference fingerprint of consecutive blocks in bounded memory."""
+        return self._fingerprinted(blocks, lambda w: self.encoder.encode(w.samples[None])[0])
+
+    def _fingerprinted(
+        self, blocks: Iterator[Audio], encode: Callable[[Window], Vectors]
+    ) -> Fingerprint:
+        """Return the fingerprint of blocks, given what encodes a window, those dropped too."""
         vectors = [np.zeros((0, self.card.dim), np.float32)]
         times: list[npt.NDArray[np.float64]] = [np.zeros(0)]
         windows = _Windows(self.card)
         for window in windows.cut(self._checked(block) for block in blocks):
-            encoded = self.encoder.encode(window.samples[None])[0]
+            encoded = encode(window)
             starts = np.arange(len(encoded), dtype=np.float64) * self.card.hop
             keep = np.flatnonzero(self._loud_from(window.samples, starts))
             keep = keep[(keep >= window.n_dropped) & (keep < window.n_dropped + window.n_kept)]
@@ -128,7 +134,7 @@ class SegmentFingerprinter:
         """
         audio = self._checked(audio)
         if change == UNCHANGED:
-            parts = list(self._phases(audio))
+            parts = list(self._phases(audio, self.fingerprint))
         else:
             parts = list(self._changed(audio, change))
         times = np.concatenate([np.zeros(0), *(times for times, _ in parts)])
@@ -137,13 +143,15 @@ class SegmentFingerprinter:
         order = np.argsort(times, kind="stable")
         return Fingerprint(self.method, self.model_id, times[order], vectors[order], audio.duration)
 
-    def _phases(self, audio: Audio) -> Iterator[tuple[Times, Vectors]]:
+    def _phases(
+        self, audio: Audio, reference: Callable[[Audio], Fingerprint]
+    ) -> Iterator[tuple[Times, Vectors]]:
         shift = self.card.hop // self.phases
         for phase in range(self.phases):
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
                 return
-            one = self.fingerprint(Audio(part, audio.sample_rate))
+            one = reference(Audio(part, audio.sample_rate))
             yield one.times + phase * shift / self.sample_rate, one.values
 
     def _changed(self, audio: Audio, change: Change) -> Iterator[tuple[Times, Vectors]]:
@@ -195,7 +203,7 @@ def n_covering(n_samples: int, card: ModelCard) -> int:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """A stretch of samples to encode, and which of its segments to keep."""
 
     samples: Vectors
@@ -211,7 +219,7 @@ class _Windows:
         self.card = card
         self.n_samples = 0  # seen so far
 
-    def cut(self, blocks: Iterable[Audio]) -> Iterator[_Window]:
+    def cut(self, blocks: Iterable[Audio]) -> Iterator[Window]:
         hop, segment, margin = self.card.hop, self.card.segment, self.card.margin
         length = (BLOCK_SEGMENTS + 2 * margin - 1) * hop + segment
         buffer = np.zeros(0, np.float32)
@@ -221,7 +229,7 @@ class _Windows:
             self.n_samples += len(block)
             while len(buffer) >= length:
                 n_kept = start + BLOCK_SEGMENTS + margin - done
-                yield _Window(buffer[:length], done, done - start, n_kept)
+                yield Window(buffer[:length], done, done - start, n_kept)
                 done += n_kept
                 buffer = buffer[(done - margin - start) * hop :]
                 start = done - margin
@@ -229,4 +237,4 @@ class _Windows:
         if n_all > done - start:
             whole = (n_all - 1) * hop + segment
             padded = np.pad(buffer, (0, max(0, whole - len(buffer))))[:whole]
-            yield _Window(padded, done, done - start, n_all - (done - start))
+            yield Window(padded, done, done - start, n_all - (done - start))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from spolia.networks.front_end import FrontEndConfig, LogBandEncoder, Windowing
 from spolia.networks.segment_encoder import DownBlock, strided_trunk, unit_norm
 
+MOST = 4.0  # deviations up to which short nodes are kept, so that 8 bits tell them apart
 SHORT = 1000  # frames up to which running means are differences of sums, exact enough
 
 
@@ -44,6 +45,7 @@ class SampleEncoderConfig(Windowing):
     hidden: int = 384  # of a column
     dim: int = 192  # size of the vector
     peaks: bool = False  # also see what stands out of its surroundings, as evidence is measured by
+    node_dim: int = 0  # of a node, short enough to be stored; 0: as the trunk ends
 
     @property
     def hop_frames(self) -> int:
@@ -147,6 +149,8 @@ class SampleEncoder(LogBandEncoder):
             nn.Conv1d(config.hidden, config.dim, 1),
         )
 
+        self.shorten = nn.Linear(n_in, config.node_dim) if config.node_dim else None
+
     @torch.no_grad()
     def grown_from(self, smaller: SampleEncoder) -> dict[str, Tensor]:
         """Return weights by which this network computes what a smaller one does.
@@ -176,7 +180,8 @@ class SampleEncoder(LogBandEncoder):
     def nodes(self, log_power: Tensor) -> Tensor:
         """Map log power to what a window's vector is made of (n_batch, n_windows, n_nodes, d).
 
-        A node for each row of bands and column of time that the trunk ends with, row by row.
+        A node for each row of bands and column of time that the trunk ends with, row by row. Where
+        ``node_dim`` is set, see :func:`spolia.networks.node_matching.compression`.
         """
         return self._nodes(self._grid(log_power))
 
@@ -200,6 +205,9 @@ class SampleEncoder(LogBandEncoder):
 
     def _nodes(self, grid: Tensor) -> Tensor:
         n = self.config.columns
+        if self.shorten is not None:
+            short = self.shorten(grid.movedim(1, 3).float())
+            grid = short.clamp(-MOST, MOST).movedim(3, 1)
         n_windows = grid.shape[3] - n + 1
         windows = torch.stack([grid[..., i : i + n_windows] for i in range(n)], dim=3)
         return windows.permute(0, 4, 2, 3, 1).flatten(2, 3).float()

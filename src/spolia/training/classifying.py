@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from spolia.errors import TrainingError
 from spolia.networks.architectures import sized
 from spolia.networks.cross_attention import SIZES, CrossAttentionClassifier, CrossAttentionConfig
+from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig
+from spolia.networks.sample_encoder import SampleEncoder
 from spolia.networks.windows import NodeEncoder
 from spolia.training.batches import Batch, BatchMaker, plan
 from spolia.training.fingerprint import make_batches
@@ -31,6 +33,9 @@ from spolia.training.running import Report, ResumableRun, RunOptions, learning_r
 from spolia.training.warp import MaskConfig, WarpConfig
 
 N_HELD_OUT = 4  # batches that are validated with
+MATCHING = "matching"  # size of a classifier that begins as late interaction
+
+NodeClassifier = CrossAttentionClassifier | NodeMatching
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,47 @@ def load_encoder(source: str) -> NodeEncoder:
     return network.eval().requires_grad_(False)
 
 
-def build_classifier(settings: dict[str, Any], encoder: NodeEncoder) -> CrossAttentionClassifier:
-    """Return a new classifier of an encoder's nodes; ``settings`` may name a ``size``."""
+def frozen_batches(
+    encoder: NodeEncoder, recipe: Recipe, options: RunOptions, split: str
+) -> BatchMaker:
+    """Return what draws windows of a split for a trained encoder."""
+    config = encoder.config
+    geometry = plan(
+        recipe,
+        encoder.log_bands,
+        segment_frames=config.segment_frames,
+        hop_frames=config.hop_frames,
+    )
+    return make_batches(recipe, options, encoder, geometry, split)
+
+
+def build_classifier(settings: dict[str, Any], encoder: NodeEncoder) -> NodeClassifier:
+    """Return a new classifier of an encoder's nodes.
+
+    settings: a ``size`` and what overrides it; of size "matching" is a :class:`NodeMatching`.
+    """
     front = encoder.config.front_end
     with torch.no_grad():
         nodes = encoder.nodes(torch.zeros(1, front.n_bands, encoder.config.segment_frames))
     n_nodes, dim_in = nodes.shape[2:]
+    if settings.get("size") == MATCHING:
+        return _node_matching(settings, encoder, n_nodes, dim_in)
     values = {**sized(SIZES, settings), "n_nodes": n_nodes, "dim_in": dim_in}
     return CrossAttentionClassifier(CrossAttentionConfig(**values))
+
+
+def _node_matching(
+    settings: dict[str, Any], encoder: NodeEncoder, n_nodes: int, dim_in: int
+) -> NodeMatching:
+    if not isinstance(encoder, SampleEncoder):
+        raise TrainingError('classifiers of size "matching" know the places of nodes of "sample"')
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    del values["size"]
+    n_columns = encoder.config.columns
+    values |= {"n_nodes": n_nodes, "dim_in": dim_in, "n_columns": n_columns}
+    return NodeMatching(NodeMatchingConfig(**values))
 
 
 class Pairs(NamedTuple):
@@ -237,7 +275,7 @@ class ClassifierRun(ResumableRun):
         self.restore()
 
     def _pairs(self, split: str, n_queries: int) -> PairMaker:
-        recipe, config = self.recipe, self.encoder.config
+        recipe = self.recipe
         as_recipe = Recipe(
             recipe.name,
             seed=recipe.seed,
@@ -246,13 +284,7 @@ class ClassifierRun(ResumableRun):
             mask=recipe.mask,
             sampling=SamplingConfig(**{**vars(recipe.sampling), "use": True}),
         )
-        geometry = plan(
-            as_recipe,
-            self.encoder.log_bands,
-            segment_frames=config.segment_frames,
-            hop_frames=config.hop_frames,
-        )
-        batches = make_batches(as_recipe, self.options, self.encoder, geometry, split)
+        batches = frozen_batches(self.encoder, as_recipe, self.options, split)
         return PairMaker(self.encoder, batches, recipe.pairs, seed=recipe.seed)
 
     def logits(self, pairs: Pairs) -> Tensor:

@@ -17,11 +17,10 @@ import spolia
 from spolia.corpus import read_manifests, trainable
 from spolia.encoders import ModelCard, open_encoder, open_model, read_card
 from spolia.errors import MissingDependency
-from spolia.networks.cross_attention import CrossAttentionClassifier
 from spolia.networks.nafp import Nafp
 from spolia.networks.run_encoder import RunEncoder, RunEncoderConfig
 from spolia.networks.windows import NodeEncoder, WindowEncoder
-from spolia.training.classifying import build_classifier, load_encoder
+from spolia.training.classifying import NodeClassifier, build_classifier, load_encoder
 from spolia.training.initial import load_checkpoint, network_of
 
 HALF_PRECISION_FROM = 4096  # elements; smaller tensors stay in single precision
@@ -161,7 +160,7 @@ def export_classifier(checkpoint: Path, target: Path, *, corpora: Sequence[Path]
     return _checked(target)
 
 
-def _pairs_to_onnx(model: CrossAttentionClassifier) -> Any:
+def _pairs_to_onnx(model: NodeClassifier) -> Any:
     _onnx()
     shape = 2, model.config.n_nodes, model.config.dim_in
     n_pairs = torch.export.Dim("n_pairs")
