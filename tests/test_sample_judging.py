@@ -11,11 +11,12 @@ from spolia.audio import Audio
 from spolia.encoding import write_wav
 from spolia.errors import ModelError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
+from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels
-from spolia.sample_judging import NEUTRAL, Claim, Judge, open_judge
+from spolia.sample_judging import NEUTRAL, Claim, Judge
 from spolia.sample_patches import Pair
-from spolia.sample_search import REJECT
+from spolia.sample_search import REJECT, open_sample_judge
 from spolia.sample_tracing import Occurrence, Trace
 from spolia.samples import Nominee
 from test_samples import mixed, path, piece
@@ -128,7 +129,7 @@ def judged(library, track):
 @pytest.fixture
 def nothing_plays(monkeypatch):
     """Leave out the comparison of sound, which takes long."""
-    monkeypatch.setattr("spolia.sample_search.find", lambda *given, **options: None)
+    monkeypatch.setattr("spolia.sample_search.rough", lambda *given, **options: None)
 
 
 def test_the_wrong_one_is_rejected_however_similar_and_the_right_one_is_first(library, judged):
@@ -200,8 +201,12 @@ def test_sound_is_heard_at_the_rate_of_the_encoder(judge):
 
 
 def test_a_model_without_nodes_is_refused_in_a_sentence():
+    alone = SampleFingerprinter(SimpleNamespace(has_nodes=False, path="net.onnx"))
     with pytest.raises(ModelError, match="^net.onnx gives vectors alone, so judge.onnx cannot"):
-        open_judge("judge.onnx", SimpleNamespace(has_nodes=False, path="net.onnx"))
+        open_sample_judge("judge.onnx", alone)
+    assert open_sample_judge(None, alone) is None
+    assert open_sample_judge("none", alone) is None
+    assert open_sample_judge("judge.onnx", Mistaken()) is None
 
 
 def test_nothing_is_traced_outside_a_recording(library, track, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_library_of_samples_holds_sketches_and_completes_an_old_one(tmp_path):
         library.add([tmp_path / "a.wav"])
         assert library.catalog.rows(next(iter(library)).id, "sketches") is None
     with Library(tmp_path / "lib", fingerprinters=[Alone()]) as library:
-        assert library.methods == ["samples", "sketches"]
+        assert library.methods == ["samples", "sketches", "nodes"]
         report = library.add([tmp_path / "a.wav"])
         assert (report.updated, report.failed) == (1, [])
         rows = library.catalog.rows(next(iter(library)).id, "sketches")

@@ -67,7 +67,8 @@ class Library:
         "compressed", of a segment model that no compressor is given for "segments" alone.
         model, compressor, sample_model: name or path of the segment model, of the model that
         compresses its vectors, and of the model of samples; sample_classifier: of the model that
-        judges what that nominates, by default none. fingerprinters: used instead.
+        judges what that nominates, by default the one it was shipped with, "none" for none.
+        fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
@@ -130,11 +131,9 @@ class Library:
 
     @cached_property
     def sample_judge(self) -> SampleJudge | None:
-        """What judges nominees of samples, None without ``sample_classifier``; or ModelError."""
-        if self.sample_classifier is None:
-            return None
-        samples = cast(SampleFingerprinter, self.fingerprinter("samples"))
-        return open_sample_judge(self.sample_classifier, samples.encoder, threads=self.threads)
+        """What judges nominees of samples, if anything does; raises ModelError."""
+        samples = self.fingerprinter("samples")
+        return open_sample_judge(self.sample_classifier, samples, threads=self.threads)
 
     def add(
         self, paths: Iterable[str | PathLike[str]], *, progress: Progress | None = None

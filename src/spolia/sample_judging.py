@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.audio import Audio, is_silent
-from spolia.encoders import Classifier, Encoder, open_classifier
-from spolia.errors import ModelError
+from spolia.encoders import Classifier, Encoder
 from spolia.sample_patches import Pair
 
 NEUTRAL = 0.0  # logit where there is no sound to judge: as likely right as wrong
@@ -116,16 +115,3 @@ def _of_query(pair: Pair) -> Key:
 
 def _of_recording(claim: Claim, pair: Pair) -> Key:
     return claim.recording, round(pair.recording, HUNDREDTHS)
-
-
-def open_judge(name: str, encoder: Encoder, *, threads: int = 2) -> Judge:
-    """Open a classifier, by name or path, beside the encoder that samples are searched with.
-
-    Raises ModelError where the encoder gives no nodes or is not the one the classifier knows.
-    """
-    if not encoder.has_nodes:
-        raise ModelError(
-            f"{encoder.path} gives vectors alone, so {name} cannot judge what it finds; "
-            "give a sample model with nodes, or no classifier"
-        )
-    return Judge(encoder, open_classifier(name, encoder), threads=threads)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from spolia.encoders import Classifier, Encoder, open_classifier
+from spolia.encoders import Classifier, Encoder
 from spolia.fingerprints.nodes import nodes_at
 from spolia.fingerprints.samples import Rows
 from spolia.sample_patches import Pair
@@ -83,8 +83,3 @@ def _tasks(nominees: Sequence[Nominee], nodes: Callable[[int], Rows | None]) -> 
         rows = known[nominee.recording]
         if rows is not None:
             yield from ((number, pair, rows) for pair in nominee.pairs[:N_PAIRS])
-
-
-def open_node_judge(name: str, encoder: Encoder) -> NodeJudge:
-    """Open a classifier, by name or path, of an encoder's short nodes; ModelError for another's."""
-    return NodeJudge(open_classifier(name, encoder), encoder)

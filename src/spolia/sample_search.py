@@ -12,15 +12,15 @@ from typing import cast
 import numpy as np
 
 from spolia.audio import Audio
-from spolia.encoders import Encoder
-from spolia.errors import AudioError
+from spolia.encoders import NO_CLASSIFIER, open_classifier
+from spolia.errors import AudioError, ModelError
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.samples import Rows, SampleFingerprinter
 from spolia.placing import is_unchanged
 from spolia.recording import Recording
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
-from spolia.sample_judging import Claim, Judge, open_judge
-from spolia.sample_nodes import NodeJudge, open_node_judge
+from spolia.sample_judging import Claim, Judge
+from spolia.sample_nodes import NodeJudge
 from spolia.sample_parts import part_of
 from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
@@ -96,14 +96,30 @@ def sample_finder(
     )
 
 
-def open_sample_judge(name: str, encoder: Encoder, *, threads: int = 2) -> SampleJudge:
+def open_sample_judge(
+    name: str | None, samples: Fingerprinter, *, threads: int = 2
+) -> SampleJudge | None:
     """Open a classifier, by name or path, beside the encoder that samples are searched with.
 
+    name: None stands for the shipped one where it belongs to the encoder, "none" for no classifier.
     Raises ModelError where the encoder gives no nodes or is not the one the classifier knows.
     """
+    if not isinstance(samples, SampleFingerprinter):
+        return None
+    encoder = samples.encoder
+    if not encoder.has_nodes:
+        if name in (None, NO_CLASSIFIER):
+            return None
+        raise ModelError(
+            f"{encoder.path} gives vectors alone, so {name} cannot judge what it finds; "
+            "give a sample model with nodes, or no classifier"
+        )
+    classifier = open_classifier(name, encoder)
+    if classifier is None:
+        return None
     if encoder.has_short_nodes:
-        return open_node_judge(name, encoder)
-    return open_judge(name, encoder, threads=threads)
+        return NodeJudge(classifier, encoder)
+    return Judge(encoder, classifier, threads=threads)
 
 
 class SampleFinder:

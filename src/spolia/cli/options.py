@@ -41,7 +41,8 @@ ClassifierOption = Annotated[
     str | None,
     typer.Option(
         "--classifier",
-        help="Classifier that judges what the model of samples finds, a name or a file.",
+        help="Classifier that judges what the model of samples finds, a name or a file. "
+        "Default: the one shipped with it; none: no classifier.",
         show_default=False,
     ),
 ]
