@@ -7,7 +7,7 @@ import pytest
 
 from spolia import degradation
 from spolia.audio import Audio
-from spolia.encoders import shipped_models
+from spolia.encoders import open_classifier, open_encoder, shipped_models
 from spolia.encoding import write_wav
 from spolia.library import Library
 from spolia.synthesis import crate, piece
@@ -119,3 +119,23 @@ def test_a_loop_buried_in_new_music_is_found_by_the_shipped_encoder(pieces, tmp_
     for occurrence, start in zip(found.occurrences, starts, strict=True):
         offset = occurrence.reference_start - tempo * occurrence.query_start
         assert offset == pytest.approx(9.0 - tempo * start, abs=0.1)
+
+
+@pytest.mark.skipif("classifier" not in shipped_models(), reason="no classifier is shipped")
+def test_the_shipped_classifier_belongs_to_the_shipped_encoder_and_tells_sound_apart(pieces):
+    encoder = open_encoder("sample", kind="sample")
+    classifier = open_classifier(None, encoder)
+    assert classifier is not None
+    assert classifier.verify() < 1e-3
+    assert encoder.has_short_nodes
+    size = encoder.path.stat().st_size + classifier.path.stat().st_size
+    assert size < 12e6  # bytes
+    card = encoder.card
+    cut = [p.resample(card.sample_rate).samples[: 2 * card.segment] for p in pieces]
+    beds = [0.5 * (one + other) for one, other in zip(cut, cut[1:] + cut[:1], strict=True)]
+    clean = np.concatenate([encoder.nodes(c[None, : card.segment])[:, 0] for c in cut])
+    heard = np.concatenate([encoder.nodes(b[None, : card.segment])[:, 0] for b in beds])
+    right = classifier.compare(heard, clean)
+    wrong = classifier.compare(heard, np.roll(clean, 3, axis=0))
+    assert np.mean(right > wrong) > 0.8
+    assert np.median(right) > np.median(wrong) + 1.0
