@@ -7,6 +7,7 @@ hundreds of places are judged in a second, before any of their sound is decoded.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,13 +18,12 @@ import numpy.typing as npt
 from spolia.encoders import Classifier, Encoder
 from spolia.fingerprints.nodes import nodes_at
 from spolia.fingerprints.samples import Rows
-from spolia.sample_patches import Pair
 from spolia.samples import Nominee
 
 BATCH = 48  # pairs that are compared at once, by each thread
 N_PAIRS = 2  # of a nominee, the most similar, that are compared
 
-Task = tuple[int, Pair, Rows]  # which nominee, one of its pairs, the recording's columns
+Compared = tuple[int, Rows, Rows]  # which nominee, nodes of a query's window and of a recording's
 
 
 @dataclass(frozen=True)
@@ -51,35 +51,37 @@ class NodeJudge:
         query: columns of a query's nodes, at each phase; nodes: gives a recording's columns, by its
         number, or None. What has none keeps its logit of 0: as likely right as wrong.
         """
-        tasks = list(_tasks(nominees, nodes))
-        batches = [tasks[i : i + BATCH] for i in range(0, len(tasks), BATCH)]
+        compared = list(self._windows(query, nominees, nodes))
+        batches = [compared[i : i + BATCH] for i in range(0, len(compared), BATCH)]
         with ThreadPoolExecutor(threads) as pool:
-            logits = list(pool.map(lambda batch: self._logits(query, batch), batches))
+            logits = [x for of in pool.map(self._logits, batches) for x in of.tolist()]
         best: dict[int, float] = {}
-        for (number, *_), logit in zip(tasks, (x for of in logits for x in of), strict=True):
-            best[number] = max(float(logit), best.get(number, -np.inf))
+        for (number, *_), logit in zip(compared, logits, strict=True):
+            best[number] = max(logit, best.get(number, -np.inf))
         return [replace(n, logit=best.get(i, n.logit)) for i, n in enumerate(nominees)]
 
-    def _logits(self, query: Sequence[Rows], tasks: Sequence[Task]) -> npt.NDArray[np.float32]:
-        card, half = (
-            self.encoder.card,
-            self.encoder.card.segment / self.encoder.card.sample_rate / 2,
-        )
-        hop = card.hop / card.sample_rate
-        asking, asked = [], []
-        for _, pair, rows in tasks:
-            start = max(0.0, pair.query - half)
-            phase = round(start / hop * len(query)) % len(query)
-            asking.append(nodes_at(query[phase], [start - phase * hop / len(query)], card)[0])
-            asked.append(nodes_at(rows, [pair.recording - half], card)[0])
-        return self.classifier.compare(np.stack(asking), np.stack(asked))
+    def _windows(
+        self,
+        query: Sequence[Rows],
+        nominees: Sequence[Nominee],
+        nodes: Callable[[int], Rows | None],
+    ) -> Iterator[Compared]:
+        """Yield the windows of each nominee's pairs, a recording's columns being read once."""
+        card = self.encoder.card
+        half, hop = card.segment / card.sample_rate / 2, card.hop / card.sample_rate
+        of_recording: dict[int, list[int]] = defaultdict(list)
+        for number, nominee in enumerate(nominees):
+            of_recording[nominee.recording].append(number)
+        for recording, numbers in of_recording.items():
+            rows = nodes(recording)
+            if rows is None:
+                continue
+            for number, pair in ((n, p) for n in numbers for p in nominees[n].pairs[:N_PAIRS]):
+                start = max(0.0, pair.query - half)
+                phase = round(start / hop * len(query)) % len(query)
+                asking = nodes_at(query[phase], [start - phase * hop / len(query)], card)
+                yield number, asking[0], nodes_at(rows, [pair.recording - half], card)[0]
 
-
-def _tasks(nominees: Sequence[Nominee], nodes: Callable[[int], Rows | None]) -> Iterator[Task]:
-    known: dict[int, Rows | None] = {}
-    for number, nominee in enumerate(nominees):
-        if nominee.recording not in known:
-            known[nominee.recording] = nodes(nominee.recording)
-        rows = known[nominee.recording]
-        if rows is not None:
-            yield from ((number, pair, rows) for pair in nominee.pairs[:N_PAIRS])
+    def _logits(self, compared: Sequence[Compared]) -> npt.NDArray[np.float32]:
+        queries, candidates = (np.stack([of[i] for of in compared]) for i in (1, 2))
+        return self.classifier.compare(queries, candidates)
