@@ -1,10 +1,11 @@
 """Scores a run of `spolia evaluate samples` with a calibration of its own, fitted crosswise.
 
-    python benchmarks/cross_calibration.py OUT/samples-samples-0.json [--write FILE]
+    python benchmarks/cross_calibration.py OUT/samples-samples-0.json [--write FILE] [--deaf]
 
 A model that was never calibrated ranks by a guess, and one calibrated on the tracks it is measured
 on flatters itself. Here the tracks are divided in two by the recordings they sample; each half is
 ranked by what the other half teaches. --write: a calibration fitted on all of them, to be shipped.
+--deaf: the classifier's logit is not listened to; it has still had its say in what was nominated.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ def ranked(outcome: SampleOutcome, by: SampleCalibration) -> SampleOutcome:
     return replace(outcome, ranking=sorted(ranking, key=lambda r: -r.probability))
 
 
+def deaf(outcome: SampleOutcome) -> SampleOutcome:
+    """Return an outcome without the classifier's logits, the last of the features."""
+    ranking = [
+        replace(r, features=(*r.features[:-1], 0.0)) if r.features else r for r in outcome.ranking
+    ]
+    return replace(outcome, ranking=ranking)
+
+
 def read(path: Path) -> list[SampleOutcome]:
     """Read the outcomes that `spolia evaluate samples --out` wrote."""
     return [SampleOutcome.from_dict(v) for v in json.loads(path.read_text())["outcomes"]]
@@ -61,8 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outcomes", type=Path)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--deaf", action="store_true")
     options = parser.parse_args()
     outcomes = read(options.outcomes)
+    if options.deaf:
+        outcomes = [deaf(o) for o in outcomes]
     table = summarise(crossed(outcomes), 0.5, ())
     del table["map_lenient"]  # what is a distractor is not in the file
     facts = json.loads(options.outcomes.read_text())
