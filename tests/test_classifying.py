@@ -23,7 +23,6 @@ from spolia.training.classifying import (
     ClassifierOptimiser,
     ClassifierRecipe,
     ClassifierRun,
-    PairConfig,
     classifier_loss,
     load_encoder,
     train_classifier,
@@ -35,6 +34,7 @@ from spolia.training.export import (
 )
 from spolia.training.fingerprint import train
 from spolia.training.initial import load_checkpoint
+from spolia.training.pairs import PairConfig
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
 from spolia.training.warp import MaskConfig, WarpConfig
@@ -131,6 +131,26 @@ def test_a_classifier_resumes_bit_by_bit_and_says_how_it_does(recipe, options, t
     continued = train_classifier(recipe, where(options, tmp_path), lambda entry: None)
     expected, found = weights_of(whole, "model"), weights_of(continued, "model")
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_run_that_goes_on_reads_what_was_encoded_before(recipe, options, tmp_path, monkeypatch):
+    pairs = dataclasses.replace(recipe.pairs, n_batches=2)
+    recipe = dataclasses.replace(recipe, pairs=pairs, seed=77)
+    seen = []
+    first = ClassifierRun(recipe, where(options, tmp_path), lambda *done: seen.append(done))
+    assert seen[-1][0] == seen[-1][1]
+    drawn = [first.pairs.draw(step, seed=77) for step in range(3)]
+    first.validate()
+
+    def never(*given):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(type(first.encoder), "with_nodes", never)
+    again = ClassifierRun(recipe, where(options, tmp_path), never)
+    for step, expected in enumerate(drawn):
+        found = again.pairs.draw(step, seed=77)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert again.validate() == first.validate()
 
 
 def test_no_negative_holds_a_positive(recipe, options, tmp_path):

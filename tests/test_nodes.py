@@ -32,13 +32,13 @@ from spolia.training.classifying import (
     ClassifierOptimiser,
     ClassifierRecipe,
     ClassifierRun,
-    PairConfig,
     build_classifier,
     train_classifier,
 )
 from spolia.training.export import export_checkpoint, export_classifier
 from spolia.training.fingerprint import train
 from spolia.training.initial import load_checkpoint, network_of
+from spolia.training.pairs import PairConfig
 from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.running import RunOptions
 

@@ -124,7 +124,11 @@ def train_classifier(
     options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
     with Bar("training") as bar:
         report = _showing(bar, loaded.optimiser.steps, "pairs")
-        checkpoint = classifying.train_classifier(loaded, options, report)
+
+        def prepared(done: int, total: int) -> None:
+            bar.show(done, total, "windows encoded")
+
+        checkpoint = classifying.train_classifier(loaded, options, report, prepared)
     typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:
         from spolia.training.export import export_classifier

@@ -1,18 +1,14 @@
 """Trains the cross-attention classifier on what a frozen encoder takes for samples and is not.
 
-A query is a mixture of two windows (``sampling.py``); both are its positives. Its negatives are the
-windows of other recordings that the encoder finds most similar to it, and windows of the same
-recording elsewhere. Neither can hold a positive: recordings that share a group with one of the two
-are left out, and of the sampled recording what overlaps the window or repeats it.
+What is compared with what says ``pairs.py``.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +20,10 @@ from spolia.networks.cross_attention import SIZES, CrossAttentionClassifier, Cro
 from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig
 from spolia.networks.sample_encoder import SampleEncoder
 from spolia.networks.windows import NodeEncoder
-from spolia.training.batches import Batch, BatchMaker, plan
+from spolia.training.batches import BatchMaker, plan
 from spolia.training.fingerprint import make_batches
 from spolia.training.initial import load_checkpoint, network_of
-from spolia.training.mining import embedded_with_nodes
+from spolia.training.pairs import PairConfig, PairMaker, Pairs, Prepared
 from spolia.training.recipe import DataConfig, Recipe, SamplingConfig
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
 from spolia.training.warp import MaskConfig, WarpConfig
@@ -36,20 +32,6 @@ N_HELD_OUT = 4  # batches that are validated with
 MATCHING = "matching"  # size of a classifier that begins as late interaction
 
 NodeClassifier = CrossAttentionClassifier | NodeMatching
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """Which windows are compared."""
-
-    n_queries: int = 32  # mixtures per batch, each with two positives
-    n_batches: int = 0  # different ones, repeated with new negatives; 0: each step has a new one
-    offset: float = 0.25  # seconds by which a positive may be shifted, either way
-    n_places: int = 24  # windows of each group that may be negatives
-    n_nearest: int = 20  # hits of a query, of which its hard negatives are drawn
-    n_hard: int = 5  # negatives of other recordings, per query
-    n_same: int = 2  # negatives of the same recording; hard ones where it has too few
-    most_alike: float = 0.95  # cosine above which the same recording repeats the window
 
 
 @dataclass(frozen=True)
@@ -78,13 +60,19 @@ class ClassifierRecipe:
     optimiser: ClassifierOptimiser = field(default_factory=ClassifierOptimiser)
 
 
-def train_classifier(recipe: ClassifierRecipe, options: RunOptions, report: Report) -> Path:
+def train_classifier(
+    recipe: ClassifierRecipe,
+    options: RunOptions,
+    report: Report,
+    prepared: Prepared | None = None,
+) -> Path:
     """Train to the recipe's last step, or until ``stop_after``; return the checkpoint's path.
 
     Continues from the folder's checkpoint, to the same weights as without the interruption.
+    prepared: gets (done, all) windows of possible negatives while they are encoded.
     """
     torch.set_num_threads(options.threads)
-    return ClassifierRun(recipe, options).run(report)
+    return ClassifierRun(recipe, options, prepared).run(report)
 
 
 def load_encoder(source: str) -> NodeEncoder:
@@ -142,107 +130,6 @@ def _node_matching(
     return NodeMatching(NodeMatchingConfig(**values))
 
 
-class Pairs(NamedTuple):
-    """Node matrices of queries and of what each is compared with; two positives come first."""
-
-    queries: Tensor  # [shape=(n, n_nodes, d)]
-    candidates: Tensor  # [shape=(n, 2 + n_negatives, n_nodes, d)]
-    similarity: Tensor  # cosines of the encoder's vectors [shape=(n, 2 + n_negatives)]
-
-
-class Encoded(NamedTuple):
-    """A batch of mixtures as the frozen encoder sees it."""
-
-    batch: Batch  # without its spectrograms
-    queries: Tensor  # nodes, float16 [shape=(n, n_nodes, d)]
-    vectors: Tensor  # of the queries [shape=(n, dim)]
-    clean: Tensor  # nodes of the first positives, float16 [shape=(n, n_nodes, d)]
-    own: Tensor  # vectors of these [shape=(n, dim)]
-
-
-class PairMaker:
-    """Draws pairs by step number; the same seed and step give the same pairs.
-
-    The encoder is frozen, so what it made of a window is kept, in half precision: of all windows
-    that may be negatives, and of ``n_batches`` batches of mixtures. On a CPU encoding takes nearly
-    all of a step.
-    """
-
-    def __init__(
-        self, encoder: NodeEncoder, batches: BatchMaker, config: PairConfig, *, seed: int
-    ) -> None:
-        self.encoder, self.batches, self.config = encoder, batches, config
-        self.places, self.vectors, self.nodes = embedded_with_nodes(
-            encoder, batches, config.n_places, seed=seed
-        )
-        self._kept = lru_cache(maxsize=max(config.n_batches, N_HELD_OUT))(self._encoded)
-
-    @torch.no_grad()
-    def draw(self, step: int, *, seed: int) -> Pairs:
-        """Return the pairs of a step."""
-        number = step % self.config.n_batches if self.config.n_batches else step
-        batch, queries, vectors, clean, own = self._kept(number, seed)
-        rng = torch.Generator(device=self.batches.device).manual_seed(seed * 1_000_003 + step)
-        second = _second(batch)
-        chosen = self.negatives(batch, vectors, own, rng)
-        positives = torch.stack([clean, clean[second]], dim=1)
-        found = torch.cat([torch.stack([own, own[second]], dim=1), self.vectors[chosen]], dim=1)
-        return Pairs(
-            queries.float(),
-            torch.cat([positives, self.nodes[chosen]], dim=1).float(),
-            (found @ vectors[:, :, None])[:, :, 0],
-        )
-
-    def _encoded(self, number: int, seed: int) -> Encoded:
-        batch = self.batches.draw(number, seed=seed)
-        vectors, queries = (of[:, 0] for of in self.encoder.with_nodes(batch.positives))
-        own, clean = (of[:, 0] for of in self.encoder.with_nodes(batch.anchors))
-        nothing = batch.anchors[:0]
-        batch = replace(batch, anchors=nothing, positives=nothing)
-        return Encoded(batch, queries.half(), vectors, clean.half(), own)
-
-    def negatives(self, batch: Batch, vectors: Tensor, own: Tensor, rng: torch.Generator) -> Tensor:
-        """Return numbers of places that are no samples of a query, int64 [shape=(n, n_negatives)].
-
-        vectors: of the queries; own: of their first positives, unit norm [shape=(n, dim)].
-        """
-        config = self.config
-        related = self._related(batch)
-        n_free = int((~related).sum(1).min())
-        wanted = config.n_hard + config.n_same
-        if n_free < wanted:
-            raise TrainingError(
-                f"{n_free} windows of other recordings are there and {wanted} are wanted; "
-                "add recordings or lower n_hard and n_same in [pairs]"
-            )
-        similarity = (vectors @ self.vectors.T).masked_fill(related, -2.0)
-        near = similarity.topk(max(wanted, min(config.n_nearest, n_free)), dim=1).indices
-        order = torch.rand(near.shape, generator=rng, device=near.device).argsort(1)
-        hard = near.gather(1, order)[:, :wanted]
-        draw = torch.rand(related.shape, generator=rng, device=related.device)
-        same = draw.masked_fill(~self._elsewhere(batch, own), -1.0).topk(config.n_same, dim=1)
-        replaced = torch.where(same.values >= 0, same.indices, hard[:, config.n_hard :])
-        return torch.cat([hard[:, : config.n_hard], replaced], dim=1)
-
-    def _related(self, batch: Batch) -> Tensor:
-        """Tell which places share a group with one of the two rows of a mixture."""
-        groups = torch.stack([batch.groups, batch.groups[_second(batch)]], dim=1)
-        return (groups[:, :, None] == self.places.groups).any(1)
-
-    def _elsewhere(self, batch: Batch, own: Tensor) -> Tensor:
-        """Tell which places are of the sampled recording, beyond its window, and unlike it."""
-        geometry = self.batches.geometry
-        distance = self.batches.anchor_starts(self.places.starts) - batch.starts[:, None]
-        beyond = distance.abs() >= geometry.anchor + geometry.shift
-        unlike = own @ self.vectors.T < self.config.most_alike
-        return (batch.files[:, None] == self.places.files) & beyond & unlike
-
-
-def _second(batch: Batch) -> Tensor:
-    rows = torch.arange(len(batch.groups), device=batch.groups.device)
-    return rows if batch.others is None else batch.others
-
-
 def classifier_loss(logits: Tensor, ranking: float) -> Tensor:
     """Return the cross-entropies of positives and negatives and the ranking loss.
 
@@ -258,8 +145,11 @@ def classifier_loss(logits: Tensor, ranking: float) -> Tensor:
 class ClassifierRun(ResumableRun):
     """The state of one training run."""
 
-    def __init__(self, recipe: ClassifierRecipe, options: RunOptions) -> None:
+    def __init__(
+        self, recipe: ClassifierRecipe, options: RunOptions, prepared: Prepared | None = None
+    ) -> None:
         super().__init__(recipe, options)
+        self.prepared = prepared
         self.encoder = load_encoder(recipe.encoder)
         torch.manual_seed(recipe.seed)
         self.model = build_classifier(recipe.model, self.encoder).to(self.device)
@@ -285,7 +175,16 @@ class ClassifierRun(ResumableRun):
             sampling=SamplingConfig(**{**vars(recipe.sampling), "use": True}),
         )
         batches = frozen_batches(self.encoder, as_recipe, self.options, split)
-        return PairMaker(self.encoder, batches, recipe.pairs, seed=recipe.seed)
+        n_kept = recipe.pairs.n_batches if split == "train" else N_HELD_OUT
+        return PairMaker(
+            self.encoder,
+            batches,
+            recipe.pairs,
+            self.options.cache,
+            seed=recipe.seed,
+            n_kept=n_kept,
+            report=self.prepared,
+        )
 
     def logits(self, pairs: Pairs) -> Tensor:
         """Return a logit per pair [shape=(n, 2 + n_negatives)]."""

@@ -8,6 +8,7 @@ interrupted goes on as if it had not been.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +93,26 @@ def embedded(
 
 @torch.no_grad()
 def embedded_with_nodes(
-    network: Any, batches: BatchMaker, n_places: int, *, seed: int
+    network: Any,
+    batches: BatchMaker,
+    n_places: int,
+    *,
+    seed: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> tuple[Places, Tensor, Tensor]:
     """Return what :func:`embedded` does, and nodes in float16 [shape=(n, n_nodes, d)].
 
-    The batches' windows must be as long as one of the network's.
+    The batches' windows must be as long as one of the network's. report: gets (done, all) windows.
     """
     places = drawn_places(batches, n_places, seed=seed)
-    found = [network.with_nodes(batches.spectrogram(s)) for s in places.starts.split(CHUNK)]
-    vectors, nodes = zip(*((v[:, 0], n[:, 0].half()) for v, n in found), strict=True)
+    vectors, nodes, done = [], [], 0
+    for starts in places.starts.split(CHUNK):
+        of = network.with_nodes(batches.spectrogram(starts))
+        vectors.append(of[0][:, 0])
+        nodes.append(of[1][:, 0].half())
+        done += len(starts)
+        if report:
+            report(done, len(places.starts))
     return places, torch.cat(vectors), torch.cat(nodes)
 
 
