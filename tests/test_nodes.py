@@ -21,7 +21,7 @@ from spolia.encoders import open_encoder
 from spolia.encoding import write_wav
 from spolia.errors import ModelError, ParameterError, TrainingError
 from spolia.fingerprints.base import Change
-from spolia.fingerprints.nodes import NodeFingerprinter, has_nodes, nodes_at
+from spolia.fingerprints.nodes import NodeFingerprinter, nodes_at
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
 from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig, compression
@@ -208,7 +208,7 @@ def test_batches_of_mixtures_come_again_with_new_negatives(short, options, tmp_p
 def test_columns_of_blocks_are_those_of_the_whole_and_make_up_windows(encoder):
     sound, card = tune(3, 100.0, RATE), encoder.card
     samples = SampleFingerprinter(encoder)
-    assert has_nodes(samples)
+    assert encoder.has_short_nodes
     made = NodeFingerprinter(samples)
     blocks = [Audio(part, RATE) for part in np.array_split(sound.samples, 7)]
     vectors, nodes = made.both(iter(blocks))
@@ -280,24 +280,30 @@ def test_a_library_keeps_nodes_and_judges_by_them(encoder, judge_file, tmp_path)
     for number in range(3):
         write_wav(tmp_path / f"crate{number}.wav", tune(number, 16.0, RATE))
     track = tune(1, 16.0, RATE).slice(2.048, 12.048)
-    model = str(encoder.path)
+    model, judge = str(encoder.path), str(judge_file)
+    opened = {"sample_model": model, "sample_classifier": judge, "threads": 1}
     with Library(tmp_path / "held", methods=["samples"], sample_model=model, threads=1) as library:
+        library.add([tmp_path / "crate0.wav"])
+        assert set(library.catalog.methods()) == {"samples", "sketches"}
+        finder = library.sample_finder(track)
+        finder.evidence()
+        assert all(n.logit == 0.0 for n in finder.nominees)
+    with Library(tmp_path / "held", **opened) as library:
+        with pytest.raises(ModelError, match="holds no nodes, which j compares; run add with"):
+            library.find_samples(track)
         library.add(tmp_path.glob("crate*.wav"))
         assert set(library.catalog.methods()) == {"samples", "sketches", "nodes"}
         rows = library.catalog.rows(next(iter(library)).id, "nodes")
         assert rows.shape[1] == 9 * DIM
         assert library.verify() == []
-        finder = library.sample_finder(track)
-        finder.evidence()
-        assert all(n.logit == 0.0 for n in finder.nominees)
-    opened = {"sample_model": model, "sample_classifier": str(judge_file), "threads": 1}
-    with Library(tmp_path / "held", **opened) as library:
         assert isinstance(library.sample_judge, NodeJudge)
         found = library.find_samples(track, top=1).matches[0]
         assert found.recording.path.endswith("crate1.wav")
         assert found.features[8] != 0.0
-        report = library.add(tmp_path.glob("crate*.wav"))
-        assert report.unchanged == 3
+    write_wav(tmp_path / "crate3.wav", tune(3, 16.0, RATE))
+    with Library(tmp_path / "held", sample_model=model, threads=1) as library:
+        assert library.add(tmp_path.glob("crate*.wav")).unchanged == 3
+        assert all(library.catalog.rows(r.id, "nodes") is not None for r in library)
     wrong = Library(tmp_path / "held", sample_model=model, sample_classifier=model)
     with wrong, pytest.raises(ModelError, match="give one of kind 'classifier'"):
         wrong.find_samples(track)

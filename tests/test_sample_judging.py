@@ -205,7 +205,6 @@ def test_a_model_without_nodes_is_refused_in_a_sentence():
     with pytest.raises(ModelError, match="^net.onnx gives vectors alone, so judge.onnx cannot"):
         open_sample_judge("judge.onnx", alone)
     assert open_sample_judge(None, alone) is None
-    assert open_sample_judge("none", alone) is None
     assert open_sample_judge("judge.onnx", Mistaken()) is None
 
 

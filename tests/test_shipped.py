@@ -124,8 +124,7 @@ def test_a_loop_buried_in_new_music_is_found_by_the_shipped_encoder(pieces, tmp_
 @pytest.mark.skipif("classifier" not in shipped_models(), reason="no classifier is shipped")
 def test_the_shipped_classifier_belongs_to_the_shipped_encoder_and_tells_sound_apart(pieces):
     encoder = open_encoder("sample", kind="sample")
-    classifier = open_classifier(None, encoder)
-    assert classifier is not None
+    classifier = open_classifier("classifier", encoder)
     assert classifier.verify() < 1e-3
     assert encoder.has_short_nodes
     size = encoder.path.stat().st_size + classifier.path.stat().st_size

@@ -23,8 +23,6 @@ from spolia.errors import ModelError, ModelNotFound
 DEFAULT_SEGMENT_MODEL = "segment"
 DEFAULT_COMPRESSOR = "compressed"
 DEFAULT_SAMPLE_MODEL = "sample"
-DEFAULT_CLASSIFIER = "classifier"
-NO_CLASSIFIER = "none"
 MODEL_FORMAT = 1
 
 Vectors = npt.NDArray[np.float32]
@@ -309,18 +307,10 @@ def open_compressor(name: str, *, threads: int = 1) -> Compressor:
     return _checked(Compressor(_path(name), threads=threads), "compressed")
 
 
-def open_classifier(name: str | None, encoder: Encoder) -> Classifier | None:
-    """Open a classifier of an encoder's nodes, by name or path; ModelError for another's.
-
-    None stands for the shipped one where it belongs to the encoder. Without one, as for "none",
-    nothing is returned.
-    """
-    if name == NO_CLASSIFIER or (name is None and DEFAULT_CLASSIFIER not in shipped_models()):
-        return None
-    model = _checked(Classifier(_path(name or DEFAULT_CLASSIFIER)), "classifier")
+def open_classifier(name: str, encoder: Encoder) -> Classifier:
+    """Open a classifier of an encoder's nodes, by name or path; ModelError for another's."""
+    model = _checked(Classifier(_path(name)), "classifier")
     if model.card.base != encoder.card.id:
-        if name is None:
-            return None
         raise ModelError(
             f"{model.path} compares nodes of {model.card.base}, not of {encoder.card.id}; "
             "give the classifier that was trained with the encoder"

@@ -14,15 +14,16 @@ from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.nodes import NodeFingerprinter, has_nodes
+from spolia.fingerprints.nodes import NodeFingerprinter
 from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
+from spolia.sample_nodes import NodeJudge
 from spolia.sample_search import Report, SampleFinder, SampleJudge, open_sample_judge, sample_finder
-from spolia.samples import Samples, calibration_of
+from spolia.samples import Samples
 from spolia.searching import (
     CompressedSearcher,
     LandmarkSearcher,
@@ -67,8 +68,7 @@ class Library:
         "compressed", of a segment model that no compressor is given for "segments" alone.
         model, compressor, sample_model: name or path of the segment model, of the model that
         compresses its vectors, and of the model of samples; sample_classifier: of the model that
-        judges what that nominates, by default the one it was shipped with, "none" for none.
-        fingerprinters: used instead.
+        judges what that nominates, for which nodes are added too. fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
@@ -143,8 +143,9 @@ class Library:
         Each recording is stored in a transaction of its own, so an interrupted call loses nothing
         and the next one continues. Files that fail are in the report, the others are added.
         """
-        kept = (m for m in self.methods if m != "nodes" or has_nodes(self.fingerprinter("samples")))
-        fingerprinters = [self.fingerprinter(method) for method in kept]
+        by_nodes = bool(self.sample_classifier) and isinstance(self.sample_judge, NodeJudge)
+        judged = by_nodes or "nodes" in self.catalog.methods()
+        fingerprinters = [self.fingerprinter(m) for m in self.methods if m != "nodes" or judged]
         self.catalog.declare({f.method: f.model_id for f in fingerprinters})
         return ingest(self.catalog, paths, fingerprinters, threads=self.threads, progress=progress)
 
@@ -280,12 +281,10 @@ class Library:
         Raises AudioError for a track that is too short, silent or unreadable.
         """
         started = time.perf_counter()
-        fingerprinter = cast(SampleFingerprinter, self.fingerprinter(self._chosen("samples")))
-        audio, name = self._query(source, fingerprinter, name)
-        calibration = calibration_of(fingerprinter.card.calibration)
+        audio, name = self._query(source, self.fingerprinter(self._chosen("samples")), name)
         finder = self.sample_finder(audio, progress, without)
-        found = finder.matches(calibration)
-        limit = calibration.threshold if threshold is None else threshold
+        found = finder.matches()
+        limit = finder.calibration.threshold if threshold is None else threshold
         n_decided = sum(match.probability >= limit for match in found)
         shown, seconds = found[: max(top, n_decided)], time.perf_counter() - started
         return Samples(name, audio.duration, seconds, n_decided > 0, shown, finder.fingerprint)

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from spolia.audio import Audio
-from spolia.encoders import NO_CLASSIFIER, open_classifier
+from spolia.encoders import open_classifier
 from spolia.errors import AudioError, ModelError
 from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.samples import Rows, SampleFingerprinter
@@ -26,11 +26,13 @@ from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
+    UNFITTED,
     Evidence,
     Nominee,
     Part,
     SampleCalibration,
     SampleMatch,
+    calibration_of,
     features,
     nominate,
 )
@@ -73,6 +75,11 @@ def sample_finder(
     """Return what answers a query by what a catalog holds; see :class:`SampleFinder`."""
     by_nodes: Judged | None = None
     if isinstance(judge, NodeJudge):
+        if "nodes" not in catalog.methods():
+            raise ModelError(
+                f"the library holds no nodes, which {judge.classifier.path.stem} compares; "
+                "run add with --classifier for its recordings, or ask without"
+            )
         fingerprint, columns = cast(SampleFingerprinter, fingerprinter).query_with_nodes(query)
 
         def nodes(number: int) -> Rows | None:
@@ -92,6 +99,7 @@ def sample_finder(
         without=without,
         judged=by_nodes,
         judge=None if isinstance(judge, NodeJudge) else judge,
+        calibration=calibration_with(fingerprinter, judge),
         report=report,
     )
 
@@ -101,25 +109,27 @@ def open_sample_judge(
 ) -> SampleJudge | None:
     """Open a classifier, by name or path, beside the encoder that samples are searched with.
 
-    name: None stands for the shipped one where it belongs to the encoder, "none" for no classifier.
-    Raises ModelError where the encoder gives no nodes or is not the one the classifier knows.
+    None without a name. Raises ModelError where the encoder gives no nodes or is not the one the
+    classifier knows.
     """
-    if not isinstance(samples, SampleFingerprinter):
+    if name is None or not isinstance(samples, SampleFingerprinter):
         return None
     encoder = samples.encoder
     if not encoder.has_nodes:
-        if name in (None, NO_CLASSIFIER):
-            return None
         raise ModelError(
             f"{encoder.path} gives vectors alone, so {name} cannot judge what it finds; "
             "give a sample model with nodes, or no classifier"
         )
     classifier = open_classifier(name, encoder)
-    if classifier is None:
-        return None
     if encoder.has_short_nodes:
         return NodeJudge(classifier, encoder)
     return Judge(encoder, classifier, threads=threads)
+
+
+def calibration_with(samples: Fingerprinter, judge: SampleJudge | None) -> SampleCalibration:
+    """Return the calibration that was fitted with a judge, or that of the encoder alone."""
+    fitted = judge.classifier.card.calibration if judge else {}
+    return calibration_of(fitted or cast(SampleFingerprinter, samples).card.calibration)
 
 
 class SampleFinder:
@@ -138,6 +148,7 @@ class SampleFinder:
         without: Collection[str] = (),
         judged: Judged | None = None,
         judge: Judge | None = None,
+        calibration: SampleCalibration = UNFITTED,
         report: Report | None = None,
     ) -> None:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
@@ -153,6 +164,7 @@ class SampleFinder:
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
         self.sketch, self.judge, self.judged = sketch, judge, judged
+        self.calibration = calibration  # of probabilities
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
         self._load = lru_cache(maxsize=N_LOADED)(self._loaded)
         self._sound = lru_cache(maxsize=N_HELD)(self._read)
@@ -181,12 +193,12 @@ class SampleFinder:
             found.append(Evidence(name, nominee.score, lead, played, traced, nominee.logit))
         return found
 
-    def matches(self, calibration: SampleCalibration) -> list[SampleMatch]:
+    def matches(self) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first."""
         found = [
             SampleMatch(
                 self.recording(e.recording_id),
-                calibration.probability(e),
+                self.calibration.probability(e),
                 e.score,
                 e.played.tempo,
                 e.played.semitones,

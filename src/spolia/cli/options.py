@@ -41,8 +41,7 @@ ClassifierOption = Annotated[
     str | None,
     typer.Option(
         "--classifier",
-        help="Classifier that judges what the model of samples finds, a name or a file. "
-        "Default: the one shipped with it; none: no classifier.",
+        help="Classifier that judges what the model of samples finds, a name or a file.",
         show_default=False,
     ),
 ]

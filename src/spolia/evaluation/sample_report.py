@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any
 
 from spolia.evaluation.metrics import Rate
 from spolia.evaluation.report import table_row
 from spolia.evaluation.samples import SampleOutcome, summarise
-from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
-from spolia.samples import calibration_of
+from spolia.sample_search import calibration_with
 
 LABELS = {
     "map": "mAP, strict",
@@ -45,8 +44,8 @@ def tables(
     """
     threshold = 0.5
     if "samples" in library.methods:
-        fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
-        threshold = calibration_of(fingerprinter.card.calibration).threshold
+        samples = library.fingerprinter("samples")
+        threshold = calibration_with(samples, library.sample_judge).threshold
     if not lengths:
         return {"track": summarise(outcomes, threshold, references)}
     n = len(lengths)

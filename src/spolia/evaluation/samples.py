@@ -12,17 +12,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from spolia.audio import Audio
 from spolia.evaluation.metrics import rate
 from spolia.evaluation.sample_truth import Asked, Known, any_true
-from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
 from spolia.rivals import best_per_recording
-from spolia.samples import calibration_of
 
 NEAR = 0.5  # seconds within which a place is right
 START, IN_TUNE, IN_TIME = 0.05, 0.25, 0.01  # seconds, semitones, share of the tempo
@@ -74,12 +72,10 @@ def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
 
     Those that were nominated but not heard come last.
     """
-    fingerprinter = cast(SampleFingerprinter, library.fingerprinter("samples"))
-    calibration = calibration_of(fingerprinter.card.calibration)
 
     def find(audio: Audio) -> list[Ranked]:
         finder = library.sample_finder(audio)
-        matches = finder.matches(calibration)
+        matches = finder.matches()
         found = [
             Ranked(
                 file_of[m.recording.id],

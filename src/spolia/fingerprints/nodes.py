@@ -17,7 +17,7 @@ from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import ModelCard
 from spolia.errors import ParameterError
-from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprinter
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
 from spolia.fingerprints.samples import Rows, SampleFingerprinter
 
 
@@ -54,11 +54,6 @@ class NodeFingerprinter:
         if change != UNCHANGED:
             raise ParameterError(f"nodes are not made of changed queries ({change})")
         return self.fingerprint(audio)
-
-
-def has_nodes(samples: Fingerprinter) -> bool:
-    """Tell whether a fingerprinter of samples has an encoder with short nodes."""
-    return isinstance(samples, SampleFingerprinter) and samples.encoder.has_short_nodes
 
 
 def nodes_at(rows: Rows, starts: Sequence[float], card: ModelCard) -> Rows:

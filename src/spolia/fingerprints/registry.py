@@ -36,13 +36,15 @@ def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...
     return ("segments", "compressed") if belong else ("segments",)
 
 
-def check_models(model: str | None, compressor: str | None, sample_model: str | None) -> None:
+def check_models(
+    model: str | None, compressor: str | None, sample_model: str | None, classifier: str | None
+) -> None:
     """Raise ModelNotFound for a name that stands for no model, before anything is made."""
     from spolia.encoders import check_exists
     from spolia.fingerprints.compressed import HALF
 
     runs = compressor.removesuffix(HALF) if compressor else None
-    check_exists(model, runs or None, sample_model)
+    check_exists(model, runs or None, sample_model, classifier)
 
 
 def make_fingerprinter(method: str, *, model: str | None = None) -> Fingerprinter:
