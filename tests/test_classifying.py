@@ -12,7 +12,6 @@ pytest.importorskip("onnx", reason="needs the extra train")
 
 from typer.testing import CliRunner
 
-from corpora import make_corpus
 from fakes import tune
 from spolia.cli import app
 from spolia.encoders import Encoder, open_classifier, open_model
@@ -62,11 +61,6 @@ ENCODER = Recipe(
     optimiser=OptimiserConfig(steps=8, warmup=2, learning_rate=1e-3, chunk=6),
     sampling=SamplingConfig(use=True),
 )
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ pytest.importorskip("onnx", reason="needs the extra train")
 
 from typer.testing import CliRunner
 
-from corpora import make_corpus
 from fakes import tune
 from spolia.audio import Audio
 from spolia.cli import app
@@ -54,11 +53,6 @@ ENCODER = Recipe(
     sampling=SamplingConfig(use=True),
 )
 SMALL = NodeMatchingConfig(dim_in=8, n_nodes=12, n_columns=4, n_heads=2, hidden=5)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +153,8 @@ def test_compression_keeps_what_differs_with_one_scale():
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(4000, 3, generator=rng) * torch.tensor([5.0, 2.0, 1.0])
     nodes = hidden @ torch.randn(3, 20, generator=rng) + 7.0
-    weight, bias = compression(nodes, 3)
+    weight, bias, kept = compression(nodes, 3)
+    assert kept == pytest.approx(1.0, abs=1e-3)
     found = nodes @ weight.T + bias
     assert weight.shape == (3, 20)
     assert torch.allclose(found.mean(0), torch.zeros(3), atol=1e-3)

@@ -148,11 +148,6 @@ def test_the_loss_of_mixtures_equals_its_definition():
     assert float(found) == pytest.approx(np.mean(total), rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
 def recipe(**sampling):
     return Recipe(
         "tiny",

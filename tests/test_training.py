@@ -11,7 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
-from corpora import make_corpus
 from spolia.corpus import CorpusFile, is_device
 from spolia.encoders import Encoder
 from spolia.errors import TrainingError
@@ -35,11 +34,6 @@ SMALL = {
     "data": {"n_rows": 8, "n_segments": 2, "simulated_rooms": 0},
     "optimiser": {"steps": 6, "warmup": 2, "learning_rate": 2e-3, "mixed_precision": False},
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def options(corpus, folder, **changes):

@@ -110,17 +110,21 @@ def _nearness(config: NodeMatchingConfig) -> Tensor:
 
 
 @torch.no_grad()
-def compression(nodes: Tensor, dim: int, *, whitening: float = 0.75) -> tuple[Tensor, Tensor]:
-    """Return weights (dim, d) and biases (dim,) that make nodes short.
+def compression(
+    nodes: Tensor, dim: int, *, whitening: float = 0.75
+) -> tuple[Tensor, Tensor, float]:
+    """Return weights (dim, d) and biases (dim,) that make nodes short, and what they keep.
 
     nodes: of windows drawn at random [shape=(n, d)]. Principal components of the standardised
     channels, their deviations to the power ``1 - whitening``, then divided by the mean deviation:
-    common sounds count less, and what is stored has one scale.
+    common sounds count less, and what is stored has one scale. What is kept is the share of the
+    standardised nodes' variance along these components.
     """
     mean, deviation = nodes.mean(0), nodes.std(0) + 1e-3
     flat = (nodes - mean) / deviation
     values, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
+    kept = float(values[-dim:].sum() / values.sum())
     values, axes = values.flip(0)[:dim].clamp(min=1e-4), axes.flip(1)[:, :dim]
     scale = values.pow((1.0 - whitening) / 2).mean()
     weight = (axes / values.pow(whitening / 2) / scale).T / deviation
-    return weight, -weight @ mean
+    return weight, -weight @ mean, kept

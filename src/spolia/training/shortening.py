@@ -46,7 +46,7 @@ def shorten_nodes(
     batches = frozen_batches(encoder, recipe, options, "train")
     starts = drawn_places(batches, PER_GROUP, seed=seed).starts
     nodes = torch.cat([encoder.nodes(batches.spectrogram(some)) for some in starts.split(CHUNK)])
-    weight, bias = compression(nodes.flatten(0, 2), dim)
+    weight, bias, kept = compression(nodes.flatten(0, 2), dim)
     settings = {**state["recipe"]["model"], "node_dim": dim}
     short = build_encoder("sample", settings)
     average = {**state["average"], "shorten.weight": weight, "shorten.bias": bias}
@@ -56,11 +56,4 @@ def shorten_nodes(
     partial = target.with_suffix(".partial")
     torch.save({**state, "recipe": recipe_of, "average": average, "model": {}}, partial)
     partial.replace(target)
-    return kept_variance(nodes.flatten(0, 2), dim)
-
-
-def kept_variance(nodes: torch.Tensor, dim: int) -> float:
-    """Return the share of standardised nodes' variance along their first ``dim`` axes."""
-    flat = (nodes - nodes.mean(0)) / (nodes.std(0) + 1e-3)
-    values = torch.linalg.eigvalsh(flat.T @ flat / len(flat)).flip(0)
-    return float(values[:dim].sum() / values.sum())
+    return kept
