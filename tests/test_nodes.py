@@ -271,34 +271,45 @@ def test_nominees_are_given_the_logit_of_their_best_pair(encoder):
     assert later[0].logit == pytest.approx(0.0, abs=1e-5)  # the second phase begins half a hop on
 
 
-def test_a_library_keeps_nodes_and_judges_by_them(encoder, judge_file, tmp_path):
+def test_a_library_keeps_nodes_and_is_searched_by_them(encoder, judge_file, tmp_path):
     for number in range(3):
         write_wav(tmp_path / f"crate{number}.wav", tune(number, 16.0, RATE))
     track = tune(1, 16.0, RATE).slice(2.048, 12.048)
     model, judge = str(encoder.path), str(judge_file)
-    opened = {"sample_model": model, "sample_classifier": judge, "threads": 1}
     with Library(tmp_path / "held", methods=["samples"], sample_model=model, threads=1) as library:
-        library.add([tmp_path / "crate0.wav"])
-        assert set(library.catalog.methods()) == {"samples", "sketches"}
-        finder = library.sample_finder(track)
-        finder.evidence()
-        assert all(n.logit == 0.0 for n in finder.nominees)
-    with Library(tmp_path / "held", **opened) as library:
-        with pytest.raises(ModelError, match="holds no nodes, which j compares; run add with"):
-            library.find_samples(track)
         library.add(tmp_path.glob("crate*.wav"))
         assert set(library.catalog.methods()) == {"samples", "sketches", "nodes"}
+        assert library.verify() == []
         rows = library.catalog.rows(next(iter(library)).id, "nodes")
         assert rows.shape[1] == 9 * DIM
-        assert library.verify() == []
+        finder = library.sample_finder(track)
+        first = finder.evidence()[0]
+        assert library.get(first.recording_id).path.endswith("crate1.wav")
+        assert first.agreement > 3.0
+        assert first.ahead > 0.0
+        assert all(n.logit == 0.0 for n in finder.nominees)
+    with Library(tmp_path / "held", sample_model=model, sample_classifier=judge) as library:
+        assert library.add(tmp_path.glob("crate*.wav")).unchanged == 3
         assert isinstance(library.sample_judge, NodeJudge)
         found = library.find_samples(track, top=1).matches[0]
         assert found.recording.path.endswith("crate1.wav")
-        assert found.features[8] != 0.0
-    write_wav(tmp_path / "crate3.wav", tune(3, 16.0, RATE))
-    with Library(tmp_path / "held", sample_model=model, threads=1) as library:
-        assert library.add(tmp_path.glob("crate*.wav")).unchanged == 3
-        assert all(library.catalog.rows(r.id, "nodes") is not None for r in library)
+        assert found.features[8] > 0.0
+        assert found.features[10] != 0.0
     wrong = Library(tmp_path / "held", sample_model=model, sample_classifier=model)
     with wrong, pytest.raises(ModelError, match="give one of kind 'classifier'"):
         wrong.find_samples(track)
+
+
+def test_a_library_of_before_says_that_its_nodes_are_missing(encoder, tmp_path):
+    sound, samples = tune(1, 16.0, RATE), SampleFingerprinter(encoder)
+    write_wav(tmp_path / "crate.wav", sound)
+    with Library(tmp_path / "held", methods=["samples"], fingerprinters=[samples]) as library:
+        library.methods.remove("nodes")
+        library.add([tmp_path / "crate.wav"])
+        with pytest.raises(
+            ModelError, match="holds no nodes, which short searches samples by; run"
+        ):
+            library.find_samples(sound)
+    with Library(tmp_path / "held", methods=["samples"], fingerprinters=[samples]) as library:
+        library.add([tmp_path / "crate.wav"])
+        assert library.find_samples(sound, top=1).matches

@@ -170,7 +170,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
 
     def ranked(name, z):
         row = np.array([1.0, 0.5, 0.0, z, z, 0.3, 1.0, 1.0]) + 0.1 * rng.normal(size=8)
-        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), 0.0])
+        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), 0.0, 0.0, 0.0])
 
     outcomes = []
     for i in range(200):
@@ -179,7 +179,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
         outcomes.append(SampleOutcome(f"{i}", 20.0, 0.0, 1.0, uses, ranking))
     fitted = fit(outcomes)
     assert (fitted.n_tracks, fitted.n_free) == (200, 100)
-    assert fitted.weights[8] == 0.0  # nothing was judged by a classifier
+    assert fitted.weights[8:] == (0.0,) * 3  # no nodes, and no classifier to judge them
     level = [1 / (1 + np.exp(-np.dot(fitted.weights, o.ranking[0].features))) for o in outcomes]
     assert min(level[1::2]) > fitted.threshold
     assert np.mean(np.array(level[::2]) > fitted.threshold) <= 0.02
@@ -231,9 +231,9 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
         find = evaluation.finder(library, file_of, "samples")
         asked = []
 
-        def counted(audio):
+        def counted(audio, without):
             asked.append(audio.duration)
-            return find(audio)
+            return find(audio, without)
 
         journal = tmp_path / "journal.jsonl"
         evaluation.run(written, counted, journal)
@@ -267,13 +267,15 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
     )
 
 
-def test_what_shares_material_is_neither_right_nor_wrong(evaluation):
+def test_what_shares_material_is_neither_right_nor_wrong(evaluation, tmp_path):
     track = next(t for t in evaluation.make() if t.uses)
     used = track.uses[0]
     evaluation.groups |= {"cover": used.group, "stranger": "elsewhere"}
-    ranked = outcome(["cover", "stranger", used.file, "unlisted"], [used.to_dict()])
-    left = evaluation.counted(track, ranked)
-    assert [r.file for r in left.ranking] == ["stranger", used.file, "unlisted"]
+    assert "cover" in evaluation.akin(track)
+    assert not {"stranger", used.file} & evaluation.akin(track)
+    find = by_chance(["cover", "stranger", used.file, "unlisted"], 0)
+    (outcome,) = evaluation.run([track], find, tmp_path / "journal.jsonl")
+    assert sorted(r.file for r in outcome.ranking) == sorted(["stranger", used.file, "unlisted"])
 
 
 def test_a_repetition_of_the_sound_is_the_right_place():

@@ -15,8 +15,9 @@ from spolia.fingerprints.samples import SampleFingerprinter
 from spolia.library import Library
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels
 from spolia.sample_judging import NEUTRAL, Claim, Judge
+from spolia.sample_opening import open_sample_judge
 from spolia.sample_patches import Pair
-from spolia.sample_search import REJECT, open_sample_judge
+from spolia.sample_search import REJECT
 from spolia.sample_tracing import Occurrence, Trace
 from spolia.samples import Nominee
 from test_samples import mixed, path, piece

@@ -15,14 +15,14 @@ from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.fingerprints.nodes import NodeFingerprinter
-from spolia.fingerprints.samples import SampleFingerprinter
+from spolia.fingerprints.samples import SampleFingerprinter, makes_nodes
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
-from spolia.sample_nodes import NodeJudge
-from spolia.sample_search import Report, SampleFinder, SampleJudge, open_sample_judge, sample_finder
+from spolia.sample_opening import SampleJudge, open_sample_judge, sample_finder
+from spolia.sample_search import Report, SampleFinder
 from spolia.samples import Samples
 from spolia.searching import (
     CompressedSearcher,
@@ -68,7 +68,7 @@ class Library:
         "compressed", of a segment model that no compressor is given for "segments" alone.
         model, compressor, sample_model: name or path of the segment model, of the model that
         compresses its vectors, and of the model of samples; sample_classifier: of the model that
-        judges what that nominates, for which nodes are added too. fingerprinters: used instead.
+        judges what that nominates. fingerprinters: used instead.
         Raises LibraryNotFound (with create=False), CorruptLibrary, IncompatibleModel.
         """
         self.folder = Path(folder)
@@ -129,6 +129,10 @@ class Library:
         model = self.sample_model if method == "samples" else self.model
         return registry.make_fingerprinter(method, model=model)
 
+    def _is_made(self, method: str) -> bool:
+        """Tell whether the models make what a method stores."""
+        return method != "nodes" or makes_nodes(self.fingerprinter("samples"))
+
     @cached_property
     def sample_judge(self) -> SampleJudge | None:
         """What judges nominees of samples, if anything does; raises ModelError."""
@@ -143,9 +147,7 @@ class Library:
         Each recording is stored in a transaction of its own, so an interrupted call loses nothing
         and the next one continues. Files that fail are in the report, the others are added.
         """
-        by_nodes = bool(self.sample_classifier) and isinstance(self.sample_judge, NodeJudge)
-        judged = by_nodes or "nodes" in self.catalog.methods()
-        fingerprinters = [self.fingerprinter(m) for m in self.methods if m != "nodes" or judged]
+        fingerprinters = [self.fingerprinter(m) for m in self.methods if self._is_made(m)]
         self.catalog.declare({f.method: f.model_id for f in fingerprinters})
         return ingest(self.catalog, paths, fingerprinters, threads=self.threads, progress=progress)
 

@@ -7,20 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import cast
+from typing import Literal
 
 import numpy as np
 
 from spolia.audio import Audio
-from spolia.encoders import open_classifier
-from spolia.errors import AudioError, ModelError
-from spolia.fingerprints.base import Fingerprint, Fingerprinter
-from spolia.fingerprints.samples import Rows, SampleFingerprinter
+from spolia.errors import AudioError
+from spolia.fingerprints.base import Fingerprint
 from spolia.placing import is_unchanged
 from spolia.recording import Recording
+from spolia.sample_agreement import N_HITS, NodeSearch
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
 from spolia.sample_judging import Claim, Judge
-from spolia.sample_nodes import NodeJudge
 from spolia.sample_parts import part_of
 from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
@@ -32,18 +30,17 @@ from spolia.samples import (
     Part,
     SampleCalibration,
     SampleMatch,
-    calibration_of,
     features,
     nominate,
 )
-from spolia.store.catalog import Catalog
-from spolia.store.hits import chosen
+from spolia.store.hits import Hits, chosen
 from spolia.store.vectors import VectorIndex
 
 N_NEIGHBOURS = 60  # hits per window of a query
 N_SCREENED = 400  # places whose sketches are heard
 N_NOMINEES = 24  # places of recordings that are compared with the query's sound
 PER_SIMILARITY = 10.0  # deviations of a sketch that 1 of similarity is worth
+PER_AGREEMENT = 2.0  # the same, of 1 of the logarithm of nodes' agreement, in its place
 PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
@@ -57,79 +54,7 @@ SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
 N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
 
 Report = Callable[[int, int], None]
-SampleJudge = NodeJudge | Judge
 Judged = Callable[[list[Nominee]], list[Nominee]]
-
-
-def sample_finder(
-    query: Audio,
-    fingerprinter: Fingerprinter,
-    index: VectorIndex,
-    catalog: Catalog,
-    *,
-    judge: SampleJudge | None = None,
-    threads: int = 2,
-    without: Collection[str] = (),
-    report: Report | None = None,
-) -> SampleFinder:
-    """Return what answers a query by what a catalog holds; see :class:`SampleFinder`."""
-    by_nodes: Judged | None = None
-    if isinstance(judge, NodeJudge):
-        if "nodes" not in catalog.methods():
-            raise ModelError(
-                f"the library holds no nodes, which {judge.classifier.path.stem} compares; "
-                "run add with --classifier for its recordings, or ask without"
-            )
-        fingerprint, columns = cast(SampleFingerprinter, fingerprinter).query_with_nodes(query)
-
-        def nodes(number: int) -> Rows | None:
-            return catalog.rows(index.recording_ids[number], "nodes")
-
-        by_nodes = partial(judge.judged, columns, nodes=nodes, threads=threads)
-    else:
-        fingerprint = fingerprinter.fingerprint_query(query)
-    return SampleFinder(
-        query,
-        fingerprint,
-        index,
-        catalog.get,
-        sketch=lambda recording_id: catalog.rows(recording_id, "sketches"),
-        seconds=fingerprinter.segment_seconds,
-        threads=threads,
-        without=without,
-        judged=by_nodes,
-        judge=None if isinstance(judge, NodeJudge) else judge,
-        calibration=calibration_with(fingerprinter, judge),
-        report=report,
-    )
-
-
-def open_sample_judge(
-    name: str | None, samples: Fingerprinter, *, threads: int = 2
-) -> SampleJudge | None:
-    """Open a classifier, by name or path, beside the encoder that samples are searched with.
-
-    None without a name. Raises ModelError where the encoder gives no nodes or is not the one the
-    classifier knows.
-    """
-    if name is None or not isinstance(samples, SampleFingerprinter):
-        return None
-    encoder = samples.encoder
-    if not encoder.has_nodes:
-        raise ModelError(
-            f"{encoder.path} gives vectors alone, so {name} cannot judge what it finds; "
-            "give a sample model with nodes, or no classifier"
-        )
-    classifier = open_classifier(name, encoder)
-    if encoder.has_short_nodes:
-        return NodeJudge(classifier, encoder)
-    return Judge(encoder, classifier, threads=threads)
-
-
-def calibration_with(samples: Fingerprinter, judge: SampleJudge | None) -> SampleCalibration:
-    """Return the calibration that was fitted with a judge, or that of the encoder alone."""
-    fitted = judge.classifier.card.calibration if judge else {}
-    return calibration_of(fitted or cast(SampleFingerprinter, samples).card.calibration)
 
 
 class SampleFinder:
@@ -146,6 +71,7 @@ class SampleFinder:
         sketch: Callable[[str], Bands | None] = lambda _: None,
         threads: int = 2,
         without: Collection[str] = (),
+        search: NodeSearch | None = None,
         judged: Judged | None = None,
         judge: Judge | None = None,
         calibration: SampleCalibration = UNFITTED,
@@ -154,16 +80,16 @@ class SampleFinder:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
 
         sketch: gives a recording's, by its id, or None; see :mod:`spolia.sample_sketch`;
-        without: ids of recordings that are not looked for, such as the query's own; judged: gives
-        nominees their logits by stored nodes; judge: does so by the sound of the best, and rejects.
-        Logits have a say in which are compared and traced.
+        without: ids of recordings that are not looked for, such as the query's own; search:
+        nominates places by stored nodes; judged: gives nominees their logits by these; judge: does
+        so by the sound of the best, and rejects. Logits have a say in what is compared and traced.
         """
         self.without = set(without)
         self.query, self.heard = query.samples, levels(query.samples)
         self.patches = patches_of(self.heard, seconds=PATCH, reach=REACH_OF_PLACE)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
-        self.sketch, self.judge, self.judged = sketch, judge, judged
+        self.sketch, self.search, self.judged, self.judge = sketch, search, judged, judge
         self.calibration = calibration  # of probabilities
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
         self._load = lru_cache(maxsize=N_LOADED)(self._loaded)
@@ -171,27 +97,43 @@ class SampleFinder:
 
     def evidence(self) -> list[Evidence]:
         """Return what speaks for each recording that may be sampled, the best first."""
-        hits = self.index.search(self.fingerprint.values, self.fingerprint.times, N_NEIGHBOURS)
-        if self.without:
-            names = np.array([name in self.without for name in self.index.recording_ids], bool)
-            hits = chosen(hits, ~names[hits.recordings])
-        nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
+        if self.search:
+            nominees = self.search.nominees(partial(self._hits, N_HITS), n=N_SCREENED)
+        else:
+            hits = self._hits(N_NEIGHBOURS, 0.0, np.inf)
+            nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
         nominees = self.judged(nominees) if self.judged else nominees
         screened = self._screened(nominees)
         nominees = self._judged(screened[:N_NOMINEES])
-        scores = _best_scores(nominees)
+        lead, ahead = _leads(nominees, "score"), _leads(nominees, "agreement")
         left = [n for n in nominees if n.logit >= REJECT]
         self.nominees = [*left, *screened[N_NOMINEES:]]
         best = _best_of_recordings(left, self._compared(left))[:MOST_TRACED]
         with ThreadPoolExecutor(self.threads) as pool:
             every = list(pool.map(lambda item: self._traced(*item), best))
-        found = []
-        for (nominee, _), (played, traced) in zip(best, every, strict=True):
-            others = [s for r, s in scores.items() if r != nominee.recording]
-            lead = scores[nominee.recording] - max(others, default=0.0)
-            name = self.index.recording_ids[nominee.recording]
-            found.append(Evidence(name, nominee.score, lead, played, traced, nominee.logit))
-        return found
+        return [
+            Evidence(
+                self.index.recording_ids[nominee.recording],
+                nominee.score,
+                lead[nominee.recording],
+                played,
+                traced,
+                nominee.agreement,
+                ahead[nominee.recording],
+                nominee.logit,
+            )
+            for (nominee, _), (played, traced) in zip(best, every, strict=True)
+        ]
+
+    def _hits(self, n: int, start: float, end: float) -> Hits:
+        """Return up to ``n`` hits of each window that begins between two times of the query."""
+        times = self.fingerprint.times
+        within = (times >= start) & (times < end)
+        hits = self.index.search(self.fingerprint.values[within], times[within], n)
+        if not self.without:
+            return hits
+        names = np.array([name in self.without for name in self.index.recording_ids], bool)
+        return chosen(hits, ~names[hits.recordings])
 
     def matches(self) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first."""
@@ -356,17 +298,25 @@ def _best_of_recordings(
 
 def _rough(nominee: Nominee) -> float:
     """Return how much speaks for a place before its sound is heard, in deviations."""
-    heard = max(nominee.standing, 0.0) + PER_SIMILARITY * nominee.score
-    return heard + PER_ROUGH_LOGIT * nominee.logit
+    heard = max(nominee.standing, 0.0) + PER_ROUGH_LOGIT * nominee.logit
+    return heard + (_agreed(nominee) if nominee.agreement else PER_SIMILARITY * nominee.score)
 
 
 def _promise(nominee: Nominee, played: Played) -> float:
     """Return how much speaks for a place before it is traced, in deviations."""
-    return played.patch_z + PER_LOGIT * nominee.logit
+    return played.patch_z + played.z + _agreed(nominee) + PER_LOGIT * nominee.logit
 
 
-def _best_scores(nominees: Sequence[Nominee]) -> dict[int, float]:
-    scores: dict[int, float] = {}
+def _agreed(nominee: Nominee) -> float:
+    """Return how much the agreement of nodes speaks for a place, in deviations of a sketch."""
+    return PER_AGREEMENT * float(np.log1p(max(nominee.agreement, 0.0)))
+
+
+def _leads(nominees: Sequence[Nominee], name: Literal["score", "agreement"]) -> dict[int, float]:
+    """Return by how much the best place of each recording is ahead of all others' best."""
+    best: dict[int, float] = {}
     for nominee in nominees:
-        scores[nominee.recording] = max(nominee.score, scores.get(nominee.recording, 0.0))
-    return scores
+        value = getattr(nominee, name)
+        best[nominee.recording] = max(value, best.get(nominee.recording, 0.0))
+    first, second = [*sorted(best.values(), reverse=True), 0.0, 0.0][:2]
+    return {r: value - (second if value == first else first) for r, value in best.items()}

@@ -33,7 +33,7 @@ CELL = 6.0  # seconds of a recording within which hits are of one place
 N_OF_RECORDING = 3  # places that may be nominated
 N_PAIRS = 3  # places of the query that vouch for a nominee
 PAIRS_APART = 1.5  # seconds between them
-N_FEATURES = 9
+N_FEATURES = 11
 
 
 def transformation(semitones: float, tempo_ratio: float) -> Transformation:
@@ -63,6 +63,7 @@ class Nominee:
     recording: int  # position in the index's ``recording_ids``
     pairs: tuple[Pair, ...]  # middles of windows, most similar first
     score: float  # similarity of the first
+    agreement: float = 0.0  # of nodes at the first, in deviations; 0: not compared
     logit: float = 0.0  # that its sound is heard, by a classifier; 0: not judged
     standing: float = 0.0  # of its sketch, in deviations; 0: it has none
 
@@ -85,14 +86,14 @@ def nominate(hits: Hits, *, seconds: float, n: int) -> list[Nominee]:
             continue
         places.append(float(reference[i]))
         near = (recordings == recordings[i]) & (np.abs(reference - reference[i]) < CELL)
-        pairs = _apart(query[near], reference[near])
+        pairs = apart(query[near], reference[near])
         found.append(Nominee(int(recordings[i]), pairs, float(scores[i])))
         if len(found) == n:
             break
     return found
 
 
-def _apart(query: Floats, reference: Floats) -> tuple[Pair, ...]:
+def apart(query: Floats, reference: Floats) -> tuple[Pair, ...]:
     """Return the first pairs at different times of the query."""
     kept: list[Pair] = []
     for one, other in zip(query.tolist(), reference.tolist(), strict=True):
@@ -112,15 +113,18 @@ class Evidence:
     lead: float  # of that over the best of another recording
     played: Played
     trace: Trace
+    agreement: float = 0.0  # of the nominee
+    ahead: float = 0.0  # of the best of another recording
     logit: float = 0.0  # of the nominee
 
 
 def features(evidence: Sequence[Evidence]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 9)].
+    """Return what the logistic function sees [shape=(n, 11)].
 
     One, the similarity and its lead, how far pitch and tempo stand out for all patches and for the
-    best, the correlation there, how far the places stand out, best and pooled, and the logit of
-    a classifier, 0 without one.
+    best, the correlation there, how far the places stand out, best and pooled, the agreement of
+    nodes, how far it is ahead, 0 of an encoder without short ones, and the logit of a classifier,
+    0 without one.
     """
     rows = [
         (
@@ -132,6 +136,8 @@ def features(evidence: Sequence[Evidence]) -> Floats:
             e.played.correlation,
             np.log1p(max(e.trace.z, 0.0)),
             np.log1p(max(e.trace.pooled, 0.0)),
+            np.log1p(max(e.agreement, 0.0)),
+            np.sign(e.ahead) * np.log1p(abs(e.ahead)),
             e.logit,
         )
         for e in evidence
@@ -176,7 +182,7 @@ class SampleCalibration:
 
 # Without a fit: a guess by which one sample-free track in ten seems to sample something. A
 # classifier's logit counts half, since it hears much of what the similarity says already.
-UNFITTED = SampleCalibration((-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5), 0.9)
+UNFITTED = SampleCalibration((-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5, 0.5, 0.5), 0.9)
 
 
 def calibration_of(values: Mapping[str, Any]) -> SampleCalibration:

@@ -10,7 +10,6 @@ import typer
 
 from spolia.cli.options import (
     N_CORES,
-    ClassifierOption,
     CompressorOption,
     JsonOption,
     LibraryOption,
@@ -47,7 +46,6 @@ def add(
     model: ModelOption = None,
     compressor: CompressorOption = None,
     sample_model: SampleModelOption = None,
-    classifier: ClassifierOption = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +54,7 @@ def add(
     from spolia.fingerprints.registry import check_models
     from spolia.library import Library
 
-    check_models(model, compressor, sample_model, classifier)  # before a folder is made
+    check_models(model, compressor, sample_model)  # before a folder is made
     chosen = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
     folder = library_folder(library)
     opened = Library(
@@ -65,7 +63,6 @@ def add(
         model=model,
         compressor=compressor,
         sample_model=sample_model,
-        sample_classifier=classifier,
         threads=threads,
     )
     with opened, AddBar() as bar:

@@ -9,7 +9,7 @@ from spolia.evaluation.metrics import Rate
 from spolia.evaluation.report import table_row
 from spolia.evaluation.samples import SampleOutcome, summarise
 from spolia.library import Library
-from spolia.sample_search import calibration_with
+from spolia.sample_opening import calibration_with
 
 LABELS = {
     "map": "mAP, strict",

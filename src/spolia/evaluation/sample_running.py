@@ -127,15 +127,20 @@ class SampleBenchmark(ABC):
             for number, (track, length) in enumerate(tasks, 1):
                 key = f"{track.file} {length}"
                 if key not in done:
-                    done[key] = answer(self.folder, track, find, length=length)
+                    without = self.akin(track)
+                    done[key] = answer(self.folder, track, find, length=length, without=without)
                     file.write(json.dumps([key, asdict(done[key])]) + "\n")
                     file.flush()
                 if report:
                     report(number, len(tasks))
-        return [self.counted(track, done[f"{track.file} {length}"]) for track, length in tasks]
+        return [self.scored(track, done[f"{track.file} {length}"]) for track, length in tasks]
 
-    def counted(self, track: Any, outcome: SampleOutcome) -> SampleOutcome:
-        """Return an outcome with what counts of its ranking."""
+    def akin(self, track: Any) -> Collection[str]:
+        """Return recordings that are neither right nor wrong for a track."""
+        return ()
+
+    def scored(self, track: Any, outcome: SampleOutcome) -> SampleOutcome:
+        """Return an outcome with all that its scores need to know."""
         return outcome
 
 
@@ -174,20 +179,24 @@ class SampleEvaluation(SampleBenchmark):
             report=report,
         )
 
-    def counted(self, track: Written, outcome: SampleOutcome) -> SampleOutcome:
-        """Return an outcome without recordings that share material with the track.
+    def akin(self, track: Written) -> Collection[str]:
+        """Return recordings that share material with a track but are not sampled.
 
         Files of one group are never negatives of each other: another rendering of a score that is
         sampled, or laid over, is neither right nor wrong.
         """
-        akin = {use.group for use in track.uses} | {o.group for o in track.overlays if o.group}
+        held = {use.group for use in track.uses} | {o.group for o in track.overlays if o.group}
         sampled = {use.file for use in track.uses}
-        left = [
+        return {f for f, group in self.groups.items() if group in held and f not in sampled}
+
+    def scored(self, track: Written, outcome: SampleOutcome) -> SampleOutcome:
+        """Return an outcome that knows where recordings repeat what is sampled."""
+        sampled = {use.file for use in track.uses}
+        known = [
             self._placed(r, track, outcome.start) if r.file in sampled else r
             for r in outcome.ranking
-            if r.file in sampled or self.groups.get(r.file) not in akin
         ]
-        return replace(outcome, ranking=left)
+        return replace(outcome, ranking=known)
 
     def _placed(self, ranked: Ranked, track: Written, start: float) -> Ranked:
         """Return a right answer, knowing whether the sound at its places is what is sampled."""

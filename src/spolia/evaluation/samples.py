@@ -64,7 +64,7 @@ class SampleOutcome:
         return cls(**{**values, "ranking": [Ranked(**r) for r in values["ranking"]]})
 
 
-Finder = Callable[[Audio], list[Ranked]]
+Finder = Callable[[Audio, Collection[str]], list[Ranked]]  # without some files
 
 
 def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
@@ -73,8 +73,11 @@ def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
     Those that were nominated but not heard come last.
     """
 
-    def find(audio: Audio) -> list[Ranked]:
-        finder = library.sample_finder(audio)
+    id_of = {file: name for name, file in file_of.items()}
+
+    def find(audio: Audio, without: Collection[str]) -> list[Ranked]:
+        ids = [id_of[file] for file in without if file in id_of]
+        finder = library.sample_finder(audio, without=ids)
         matches = finder.matches()
         found = [
             Ranked(
@@ -100,9 +103,10 @@ def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
 def by_method(library: Library, file_of: dict[str, str], method: str) -> Finder:
     """Return what ranks a query's recordings by a method of identify: a baseline."""
 
-    def find(audio: Audio) -> list[Ranked]:
+    def find(audio: Audio, without: Collection[str]) -> list[Ranked]:
         heard = audio.resample(8000)
-        found = best_per_recording(library.candidates(heard, method=method))
+        every = best_per_recording(library.candidates(heard, method=method))
+        found = [c for c in every if file_of[c.recording_id] not in without]
         return [
             Ranked(
                 file_of[c.recording_id],
@@ -129,21 +133,24 @@ def by_chance(files: Sequence[str], seed: int) -> Finder:
     """Return what ranks recordings at random."""
     rng = np.random.default_rng(seed)
 
-    def find(audio: Audio) -> list[Ranked]:
-        order = rng.permutation(len(files))[:MOST_RANKED]
-        return [
-            Ranked(files[i], float(p)) for i, p in zip(order, -np.arange(len(order)), strict=True)
-        ]
+    def find(audio: Audio, without: Collection[str]) -> list[Ranked]:
+        order = [files[i] for i in rng.permutation(len(files)) if files[i] not in without]
+        return [Ranked(file, -float(i)) for i, file in enumerate(order[:MOST_RANKED])]
 
     return find
 
 
 def answer(
-    folder: Path, track: Asked, find: Finder, *, length: float | None = None
+    folder: Path,
+    track: Asked,
+    find: Finder,
+    *,
+    length: float | None = None,
+    without: Collection[str] = (),
 ) -> SampleOutcome:
     """Ask about a track, or about ``length`` seconds from the first occurrence of a sample on.
 
-    A track is never found in itself.
+    without: files that are not looked for. A track is never found in itself.
     """
     audio = Audio.load(folder / track.file, sample_rate=16000)
     uses = [use.to_dict() for use in track.uses]
@@ -152,7 +159,7 @@ def answer(
         start = min((o["start"] for use in uses for o in use["occurrences"]), default=0.0)
         audio = audio.slice(start, start + length)
     began = time.perf_counter()
-    ranking = [r for r in find(audio) if r.file != track.file]
+    ranking = find(audio, {*without, track.file})
     taken = time.perf_counter() - began
     return SampleOutcome(track.file, audio.duration, start, taken, uses, ranking)
 

@@ -37,7 +37,10 @@ def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...
 
 
 def check_models(
-    model: str | None, compressor: str | None, sample_model: str | None, classifier: str | None
+    model: str | None,
+    compressor: str | None,
+    sample_model: str | None,
+    classifier: str | None = None,
 ) -> None:
     """Raise ModelNotFound for a name that stands for no model, before anything is made."""
     from spolia.encoders import check_exists

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from spolia.audio import Audio
 from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import DEFAULT_SAMPLE_MODEL, Encoder, open_encoder
 from spolia.errors import ParameterError
-from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
+from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprinter
 from spolia.fingerprints.segments import SegmentFingerprinter, Vectors, Window
 
 Rows = npt.NDArray[np.float32]  # columns of nodes [shape=(n_columns, n_rows * d)]
@@ -90,3 +91,8 @@ class SampleFingerprinter(SegmentFingerprinter):
         vectors = np.concatenate([vectors for _, vectors in parts])
         order = np.argsort(times, kind="stable")[: 1 if missing > 0 else None]
         return Fingerprint(self.method, self.model_id, times[order], vectors[order], audio.duration)
+
+
+def makes_nodes(fingerprinter: Fingerprinter) -> TypeGuard[SampleFingerprinter]:
+    """Tell whether nodes short enough to be stored come with a fingerprinter's vectors."""
+    return isinstance(fingerprinter, SampleFingerprinter) and fingerprinter.encoder.has_short_nodes

@@ -22,8 +22,8 @@ class Hits:
         return len(self.scores)
 
 
-def chosen(hits: Hits, wanted: npt.NDArray[np.bool_]) -> Hits:
-    """Return some of the hits; wanted: which [shape=(n,)]."""
+def chosen(hits: Hits, wanted: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Hits:
+    """Return some of the hits; wanted: which [shape=(n,)], or their numbers."""
     return Hits(
         hits.recordings[wanted],
         hits.query_times[wanted],

@@ -1,0 +1,98 @@
+"""Opens what samples are searched with: nodes, a judge, and the calibration that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import cast
+
+from spolia.audio import Audio
+from spolia.encoders import open_classifier
+from spolia.errors import ModelError
+from spolia.fingerprints.base import Fingerprinter
+from spolia.fingerprints.samples import Rows, SampleFingerprinter, makes_nodes
+from spolia.sample_agreement import NodeSearch
+from spolia.sample_judging import Judge
+from spolia.sample_nodes import NodeJudge
+from spolia.sample_search import Judged, Report, SampleFinder
+from spolia.samples import SampleCalibration, calibration_of
+from spolia.store.catalog import Catalog
+from spolia.store.vectors import VectorIndex
+
+SampleJudge = NodeJudge | Judge
+
+
+def sample_finder(
+    query: Audio,
+    fingerprinter: Fingerprinter,
+    index: VectorIndex,
+    catalog: Catalog,
+    *,
+    judge: SampleJudge | None = None,
+    threads: int = 2,
+    without: Collection[str] = (),
+    report: Report | None = None,
+) -> SampleFinder:
+    """Return what answers a query by what a catalog holds; see :class:`SampleFinder`."""
+    search: NodeSearch | None = None
+    by_nodes: Judged | None = None
+    if makes_nodes(fingerprinter):
+        encoder = fingerprinter.encoder
+        if "nodes" not in catalog.methods() and len(index):
+            raise ModelError(
+                f"the library holds no nodes, which {encoder.path.stem} searches samples by; "
+                "run add again for its recordings"
+            )
+
+        def nodes(number: int) -> Rows | None:
+            return catalog.rows(index.recording_ids[number], "nodes")
+
+        fingerprint, columns = fingerprinter.query_with_nodes(query)
+        search = NodeSearch(columns[0], encoder.card, nodes, len(index.recording_ids), threads)
+        if isinstance(judge, NodeJudge):
+            by_nodes = partial(judge.judged, columns, nodes=nodes, threads=threads)
+    else:
+        fingerprint = fingerprinter.fingerprint_query(query)
+    return SampleFinder(
+        query,
+        fingerprint,
+        index,
+        catalog.get,
+        sketch=lambda recording_id: catalog.rows(recording_id, "sketches"),
+        seconds=fingerprinter.segment_seconds,
+        threads=threads,
+        without=without,
+        search=search,
+        judged=by_nodes,
+        judge=None if isinstance(judge, NodeJudge) else judge,
+        calibration=calibration_with(fingerprinter, judge),
+        report=report,
+    )
+
+
+def open_sample_judge(
+    name: str | None, samples: Fingerprinter, *, threads: int = 2
+) -> SampleJudge | None:
+    """Open a classifier, by name or path, beside the encoder that samples are searched with.
+
+    None without a name. Raises ModelError where the encoder gives no nodes or is not the one the
+    classifier knows.
+    """
+    if name is None or not isinstance(samples, SampleFingerprinter):
+        return None
+    encoder = samples.encoder
+    if not encoder.has_nodes:
+        raise ModelError(
+            f"{encoder.path} gives vectors alone, so {name} cannot judge what it finds; "
+            "give a sample model with nodes, or no classifier"
+        )
+    classifier = open_classifier(name, encoder)
+    if encoder.has_short_nodes:
+        return NodeJudge(classifier, encoder)
+    return Judge(encoder, classifier, threads=threads)
+
+
+def calibration_with(samples: Fingerprinter, judge: SampleJudge | None) -> SampleCalibration:
+    """Return the calibration that was fitted with a judge, or that of the encoder alone."""
+    fitted = judge.classifier.card.calibration if judge else {}
+    return calibration_of(fitted or cast(SampleFingerprinter, samples).card.calibration)
