@@ -255,6 +255,8 @@ class _Decoder:
         self.container, self.name, self.sample_rate = container, name, sample_rate
         self.stream = container.streams.audio[0]
         self.stream.thread_type = "NONE"
+        base = self.stream.time_base
+        self.tick = None if base is None else float(base)  # seconds; fractions take 20 us a frame
         self.lost = 0.0
         self.n_bad = 0
         self.origin = self._time(self.stream.start_time) or 0.0
@@ -268,8 +270,7 @@ class _Decoder:
         self.length = length  # seconds, by the container's word; None if it has none to believe
 
     def _time(self, pts: int | None) -> float | None:
-        base = self.stream.time_base
-        return None if pts is None or base is None else float(pts * base)
+        return None if pts is None or self.tick is None else pts * self.tick
 
     def decode(self, start: float, end: float | None) -> Iterator[Samples]:
         """Yield samples from ``start`` to ``end`` seconds, then account for what is missing."""
