@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
@@ -24,6 +24,7 @@ from spolia.fingerprints.samples import Rows
 from spolia.sample_patches import Pair
 from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart
 from spolia.store.hits import Hits, chosen
+from spolia.store.rows import unit_vectors
 
 N_HITS = 1000  # per window of a track that name places
 N_PLACES = 3000  # that are compared node by node, for each stretch of a track
@@ -60,13 +61,21 @@ class NodeSearch:
     nodes: Nodes  # gives a recording's columns, by its number, or None
     n_recordings: int
     threads: int = 1
-    hop: float = field(init=False)
-    half: float = field(init=False)  # seconds, of a window
 
-    def __post_init__(self) -> None:
-        """Work out what the card says."""
-        object.__setattr__(self, "hop", self.card.hop / self.card.sample_rate)
-        object.__setattr__(self, "half", self.card.segment / self.card.sample_rate / 2)
+    @property
+    def hop(self) -> float:
+        """Seconds between columns."""
+        return self.card.hop / self.card.sample_rate
+
+    @property
+    def half(self) -> float:
+        """Seconds from the beginning of a window to its middle."""
+        return self.card.segment / self.card.sample_rate / 2
+
+    @property
+    def width(self) -> int:
+        """Columns of a window."""
+        return int(self.card.architecture["columns"])
 
     def nominees(self, search: Search, *, n: int) -> list[Nominee]:
         """Return up to ``n`` places with the agreement of their best windows, the best first.
@@ -75,7 +84,7 @@ class NodeSearch:
         they say which places are compared at all, for each stretch of the track, so that a long one
         takes as long a second as a short one.
         """
-        overlap = int(self.card.architecture["columns"]) - 1
+        overlap = self.width - 1
         found: list[Nominee] = []
         for first in range(0, max(1, len(self.query) - overlap), STRETCH - overlap):
             last = first + STRETCH - overlap
@@ -99,7 +108,7 @@ class NodeSearch:
         found: list[Nominee] = []
         for members, background in self._backgrounds:
             of = {r: similar[r] for r in similar if members is None or r in members}
-            stretch = Stretch(grid, background, int(self.card.architecture["columns"]))
+            stretch = Stretch(grid, background, self.width)
             with ThreadPoolExecutor(self.threads) as pool:
                 for part in pool.map(partial(compare, stretch), self._batches(of)):
                     found += part
@@ -132,7 +141,7 @@ class NodeSearch:
 
     def _pieces(self, recording: int, rows: Rows, places: Hits) -> Iterator[Piece]:
         """Yield the columns of a recording around places, each once."""
-        width = int(self.card.architecture["columns"])
+        width = self.width
         wanted = np.zeros(max(len(rows), width) + 1, bool)
         for column in np.round(places.reference_times / self.hop).astype(int).tolist():
             wanted[max(0, column - AROUND) : max(0, column + width + AROUND)] = True
@@ -178,10 +187,9 @@ class NodeSearch:
 
     def _grid(self, columns: Rows) -> Grid:
         """Return columns' nodes, unit norm."""
-        nodes = columns.reshape(len(columns), -1, int(self.card.architecture["node_dim"]))
-        norms = np.sqrt(np.einsum("nrd,nrd->nr", nodes, nodes))[:, :, None]
-        units = nodes / np.maximum(norms, 1e-6)
-        return np.ascontiguousarray(units.swapaxes(0, 1), np.float32)
+        dim = int(self.card.architecture["node_dim"])
+        units = unit_vectors(columns.reshape(-1, dim)).reshape(len(columns), -1, dim)
+        return np.ascontiguousarray(units.swapaxes(0, 1))
 
     @cached_property
     def _backgrounds(self) -> list[tuple[set[int] | None, list[Grid]]]:
@@ -198,7 +206,7 @@ class NodeSearch:
         """Return nodes from the middle of each recording that has enough."""
         found = []
         for rows in map(self.nodes, recordings):
-            if rows is not None and len(rows) >= int(self.card.architecture["columns"]):
+            if rows is not None and len(rows) >= self.width:
                 start = max(0, (len(rows) - SAMPLE) // 2)
                 found.append(self._grid(rows[start : start + SAMPLE]))
         return found

@@ -84,7 +84,7 @@ class SampleFinder:
         nominates places by stored nodes; judged: gives nominees their logits by these; judge: does
         so by the sound of the best, and rejects. Logits have a say in what is compared and traced.
         """
-        self.without = set(without)
+        self.without = np.isin(index.recording_ids, list(without))  # by number
         self.query, self.heard = query.samples, levels(query.samples)
         self.patches = patches_of(self.heard, seconds=PATCH, reach=REACH_OF_PLACE)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
@@ -130,10 +130,7 @@ class SampleFinder:
         times = self.fingerprint.times
         within = (times >= start) & (times < end)
         hits = self.index.search(self.fingerprint.values[within], times[within], n)
-        if not self.without:
-            return hits
-        names = np.array([name in self.without for name in self.index.recording_ids], bool)
-        return chosen(hits, ~names[hits.recordings])
+        return chosen(hits, ~self.without[hits.recordings])
 
     def matches(self) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first."""

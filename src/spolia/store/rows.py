@@ -32,8 +32,8 @@ class Sequence8:
         return unit_vectors(self.values)
 
 
-def unit_vectors(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-    """Return what stored codes stand for, unit norm; both [shape=(n, dim)]."""
+def unit_vectors(codes: npt.NDArray[np.int8] | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what stored codes, or other rows, stand for, unit norm; both [shape=(n, dim)]."""
     values = codes.astype(np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", values, values))
     values /= np.maximum(norms, 1e-9)[:, None]
