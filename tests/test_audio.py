@@ -272,6 +272,21 @@ def test_thirty_six_channels_are_averaged():
     assert np.allclose(audio.samples[4000:12000], channels.mean() / 32768, atol=1e-4)
 
 
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_a_stream_may_change_its_rate(rate):
+    first = coded(noise(3.0), "mp3", bit_rate=128000)
+    then = coded(noise(5.0, rate, seed=1), "mp3", bit_rate=128000)
+    samples = Audio.load(first + then, sample_rate=16000).samples
+    assert len(samples) / 16000 == pytest.approx(8.0, abs=0.25)
+    for audio, around in ((noise(3.0), samples[:56000]), (noise(5.0, rate, seed=1), samples)):
+        wanted = audio.resample(16000).samples[8000:40000]
+        size = 1 << (len(around) + len(wanted)).bit_length()
+        products = np.fft.irfft(
+            np.fft.rfft(around, size) * np.conj(np.fft.rfft(wanted, size)), size
+        )
+        assert products.max() > 0.8 * np.square(wanted).sum()
+
+
 def with_frame_count(data, count):
     """Return an MP3 whose header claims another number of frames."""
     damaged = bytearray(data)

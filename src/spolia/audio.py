@@ -70,6 +70,7 @@ LONGEST = 7 * 24 * 3600.0  # seconds that a container may claim to last and be b
 MOST_LOST = 1000.0  # times the decoded seconds that may be missing at the end and be believed
 FILL = 60.0  # seconds of silence per piece in place of a lost stretch
 EXACT_SEEK = ("wav", "flac", "mp3", "ogg")  # containers whose timestamps are exact after a seek
+TOGETHER = 16384  # samples that are resampled at once: a frame of 20 ms alone doubles the time
 SEEK_EARLY = 0.5  # seconds before the wanted start at which decoding begins
 
 
@@ -300,41 +301,31 @@ class _Decoder:
 
     def _resampled(self, start: float) -> Iterator[tuple[int, Samples]]:
         """Yield (sample number, samples) with silence in place of lost stretches."""
-        resampler = self._resampler()
+        resampler = _Resampler(self.sample_rate)
         clock: float | None = None  # seconds at which the next frame should begin
-        number: int | None = None
+        number = 0
         for frame in self._frames(start):
             at = self._frame_time(frame)
             if clock is None:
                 clock = at if at is not None else 0.0
                 number = round(clock * self.sample_rate)
             elif at is not None and at - clock > GAP and self._plausible(at):
-                yield from self._numbered(resampler.resample(None), number)
-                resampler = self._resampler()
+                for samples in resampler.flush():
+                    yield number, samples
                 for piece in self._silence(at - clock):
                     yield 0, piece
                 self.lost += at - clock
                 clock = at
             clock += frame.samples / frame.sample_rate
-            frame.pts = None
-            try:
-                yield from self._numbered(resampler.resample(frame), number)
-            except (av.FFmpegError, ValueError):  # the format changed in mid-stream
-                yield from self._numbered(resampler.resample(None), number)
-                resampler = self._resampler()
-                yield from self._numbered(resampler.resample(frame), number)
-        yield from self._numbered(resampler.resample(None), number)
+            for samples in resampler.feed(frame):
+                yield number, samples
+        for samples in resampler.flush():
+            yield number, samples
 
     def _silence(self, seconds: float) -> Iterator[Samples]:
         n_samples, size = round(seconds * self.sample_rate), round(FILL * self.sample_rate)
         for start in range(0, n_samples, size):
             yield np.zeros(min(size, n_samples - start), np.float32)
-
-    def _resampler(self) -> Any:
-        # Channels are averaged afterwards: FFmpeg's own mix to mono amplifies floats by 3 dB.
-        # Packed, since PyAV reads past the end of planar frames of more than eight channels, which
-        # damaged AAC claims to have.
-        return av.AudioResampler("flt", None, self.sample_rate, frame_size=self.sample_rate)
 
     def _plausible(self, at: float) -> bool:
         return self.length is not None and at <= self.length + 1.0
@@ -342,12 +333,6 @@ class _Decoder:
     def _frame_time(self, frame: Any) -> float | None:
         at = self._time(frame.pts)
         return None if at is None else at - self.origin
-
-    def _numbered(self, frames: Any, number: int | None) -> Iterator[tuple[int, Samples]]:
-        for frame in frames:
-            packed = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-            samples = np.asarray(packed.mean(axis=1), np.float32)
-            yield number or 0, np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
     def _frames(self, start: float) -> Iterator[Any]:
         if start > SEEK_EARLY and self.container.format.name in EXACT_SEEK:
@@ -371,3 +356,44 @@ class _Decoder:
                 self.n_bad += 1
                 continue
             yield from frames
+
+
+class _Resampler:
+    """Brings decoded frames to mono samples at one rate."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._begin()
+
+    def _begin(self) -> None:
+        # Channels are averaged afterwards: FFmpeg's own mix to mono amplifies floats by 3 dB.
+        # Packed, since PyAV reads past the end of planar frames of more than eight channels, which
+        # damaged AAC claims to have.
+        self.resampler = av.AudioResampler(
+            "flt", None, self.sample_rate, frame_size=self.sample_rate
+        )
+        self.waiting = av.AudioFifo()
+
+    def feed(self, frame: Any) -> Iterator[Samples]:
+        """Take a frame; yield what is ready. Its format may differ from that of earlier ones."""
+        frame.pts = None
+        try:
+            self.waiting.write(frame)
+        except (av.FFmpegError, ValueError):  # the format changed in mid-stream
+            yield from self.flush()
+            self.waiting.write(frame)
+        if self.waiting.samples >= TOGETHER:
+            yield from self._mono(self.resampler.resample(self.waiting.read()))
+
+    def flush(self) -> Iterator[Samples]:
+        """Yield all that is left and be ready for another stretch."""
+        if self.waiting.samples:
+            yield from self._mono(self.resampler.resample(self.waiting.read()))
+        yield from self._mono(self.resampler.resample(None))
+        self._begin()
+
+    def _mono(self, frames: Any) -> Iterator[Samples]:
+        for frame in frames:
+            packed = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+            samples = np.asarray(packed.mean(axis=1), np.float32)
+            yield np.nan_to_num(samples, posinf=0.0, neginf=0.0)
