@@ -142,6 +142,15 @@ def test_pitch_tempo_and_every_occurrence_of_a_loop_are_found(recording, known, 
     assert found.pooled > found.z > 4.5
 
 
+def test_a_loop_is_found_at_both_ends_of_a_long_track(recording, known):
+    starts = [4.0, 4.0 + LAST - FIRST, 281.0]  # products are made of 262 s at once
+    track = mixed(recording.slice(FIRST, LAST), piece(2, 290.0), starts, -3.0)
+    played = Played(FIRST - 4.0, 1.0, 0.0, middle=5.5, correlation=0.5, patch_z=5.0, z=5.0)
+    found = trace(levels(track.samples), known, played, seconds=3.0)
+    assert [o.query_start for o in found.occurrences] == pytest.approx(starts, abs=0.08)
+    assert all(o.reference_start == pytest.approx(FIRST, abs=0.1) for o in found.occurrences)
+
+
 def test_what_is_not_there_stands_out_less(known, recording):
     track = mixed(recording.slice(11.0, 14.0), piece(2, 36.0), [4.0, 20.0], 0.0)
     heard, other = levels(track.samples), levels(piece(3).samples)

@@ -30,7 +30,7 @@ N_HITS = 1000  # per window of a track that name places
 N_PLACES = 3000  # that are compared node by node, for each stretch of a track
 AROUND = 12  # columns around such a place, either way
 STRETCH = 128  # columns of a track that are compared with the same places
-BATCH = 1024  # columns of recordings that are compared at once
+BATCH = 512  # columns of recordings that are compared at once
 BESIDE = 0.97  # of a cosine that counts one column sooner or later, as tempos differ
 RARE = 2.5  # deviations from which a similarity counts
 SOFTENING = 0.02, 0.5  # of deviations: of a node's cosines, of a window's sums
@@ -223,12 +223,12 @@ class Stretch:
             self.scale = np.full_like(self.least, 1.0 / ALONE[1])
             self.mean, self.spread = np.zeros(grid.shape[1] - width + 1), np.float64(1.0)
             return
-        found = [_cosines(grid, of) for of in background]
-        cosines = np.concatenate(found, axis=2)
-        spread = cosines.std(2) + SOFTENING[0]
-        self.least = (cosines.mean(2) + RARE * spread)[:, :, None]
-        self.scale = 1.0 / spread[:, :, None]
-        sums = np.concatenate([self._sums(of) for of in found], axis=1)
+        joined = np.concatenate(background, axis=1)
+        found = [_cosines(grid, joined, row) for row in range(len(grid))]
+        spread = np.stack([of.std(1) for of in found]) + SOFTENING[0]
+        mean = np.stack([of.mean(1) for of in found])
+        self.least, self.scale = (mean + RARE * spread)[:, :, None], 1.0 / spread[:, :, None]
+        sums = np.concatenate([self._sums(of) for of in background], axis=1)
         self.mean, self.spread = sums.mean(1), sums.std(1)[:, None] + SOFTENING[1]
 
     def agreement(self, columns: Grid) -> Matrix:
@@ -236,35 +236,37 @@ class Stretch:
 
         Shape (n_windows of the stretch, n_windows of the columns).
         """
-        sums = self._sums(_cosines(self.grid, columns))
+        sums = self._sums(columns)
         return np.asarray((sums - self.mean[:, None]) / self.spread, np.float32)
 
-    def _sums(self, cosines: Matrix) -> Matrix:
+    def _sums(self, columns: Grid) -> Matrix:
         """Return what rare similarities add up to in each pair of windows."""
-        found, beside = cosines.copy(), BESIDE * cosines
-        np.maximum(found[:, :, 1:], beside[:, :, :-1], out=found[:, :, 1:])
-        np.maximum(found[:, :, :-1], beside[:, :, 1:], out=found[:, :, :-1])
-        found -= self.least
-        np.maximum(found, 0.0, out=found)
-        found *= self.scale
-        evidence = found.sum(0)
+        evidence = np.zeros((self.grid.shape[1], columns.shape[1]), np.float32)
+        for row, (least, scale) in enumerate(zip(self.least, self.scale, strict=True)):
+            cosines = _cosines(self.grid, columns, row)  # a row at a time stays in the cache
+            beside = BESIDE * cosines
+            np.maximum(cosines[:, 1:], beside[:, :-1], out=cosines[:, 1:])
+            np.maximum(cosines[:, :-1], beside[:, 1:], out=cosines[:, :-1])
+            cosines -= least
+            np.maximum(cosines, 0.0, out=cosines)
+            cosines *= scale
+            evidence += cosines
         m, n = (max(0, size - self.width + 1) for size in evidence.shape)
-        return sum(
-            (evidence[d : d + m, d : d + n] for d in range(self.width)),
-            np.zeros((m, n), np.float32),
-        )
+        sums = np.zeros((m, n), np.float32)
+        for d in range(self.width):
+            sums += evidence[d : d + m, d : d + n]
+        return sums
 
 
-def _cosines(query: Grid, columns: Grid) -> Matrix:
+def _cosines(query: Grid, columns: Grid, row: int) -> Matrix:
     """Return how similar the most similar node is, of the rows at and beside a node's own.
 
-    Shape (n_rows, columns of the query, columns of the recording).
+    Shape (columns of the query, columns of the recording).
     """
-    n_rows = len(query)
-    found = np.full((n_rows, query.shape[1], columns.shape[1]), -1.0, np.float32)
-    for row in range(n_rows):
-        near = slice(max(0, row - 1), row + 2)
-        np.maximum(found[near], query[near] @ columns[row].T, out=found[near])
+    found: Matrix = query[row] @ columns[row].T
+    for other in (row - 1, row + 1):
+        if 0 <= other < len(query):
+            np.maximum(found, query[row] @ columns[other].T, out=found)
     return found
 
 

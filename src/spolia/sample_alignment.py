@@ -27,10 +27,12 @@ FRAME = HOP / SAMPLE_RATE  # 16 ms
 BANDS_PER_SEMITONE = 2
 LOWEST, N_BANDS = 80.0, 156  # Hz, and 6.5 octaves up to 7.1 kHz
 SURROUND_BANDS = 12  # half an octave on either side
+AT_ONCE = 64  # frames that are transformed, 0.5 MB, which the cache holds
 QUIET = 0.1  # of a band's mean power: what is far below it counts as silence
 
 TEMPO_STEP = 0.025  # of the first search, natural logarithm
 COARSE = 3  # frames in one of the first search
+N_HELD = 64  # patches of it that stay prepared, 4.4 MB each
 POLISH_STEP = 0.004  # of the last search, natural logarithm
 SNAP, MEANT = 0.03, 0.98  # a tempo that is as near, and fits as well, as that is meant
 SHARP = 0.15  # seconds by which the first search's place may be off
@@ -67,11 +69,11 @@ def powers(
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::hop]
     power = np.empty((len(frames), n_bands), np.float32)
     left, share = _band_places(lowest, n_bands)
-    for start in range(0, len(frames), 2048):
-        spectrum = np.fft.rfft(frames[start : start + 2048] * window)
+    for start in range(0, len(frames), AT_ONCE):
+        spectrum = np.fft.rfft(frames[start : start + AT_ONCE] * window)
         square = np.square(spectrum.real) + np.square(spectrum.imag)
         part = square[:, left] * (1 - share) + square[:, left + 1] * share
-        power[start : start + 2048] = part
+        power[start : start + AT_ONCE] = part
     return power
 
 
@@ -96,6 +98,7 @@ def patches_of(query: Bands, *, seconds: float, reach: float) -> Patches:
         seconds=seconds,
         reach=reach,
         tempo_step=TEMPO_STEP,
+        n_held=N_HELD,
     )
 
 

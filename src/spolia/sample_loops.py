@@ -8,8 +8,9 @@ agreement each explains decides, and where two explain about as much, the longer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +56,8 @@ def explained(lags: Lags, core: Span, *, shortest: int, longest: int) -> Explana
 
     shortest, longest: rows that a stretch may have. None where nothing agrees.
     """
-    limits = [longest, *_periods(lags, shortest, longest)]
-    tries = [_tried(lags, core, shortest, limit) for limit in limits]
+    limits, curve = [longest, *_periods(lags, shortest, longest)], lru_cache(partial(_curve, lags))
+    tries = [_tried(lags, curve, core, shortest, limit) for limit in limits]
     found = [one for one in tries if one is not None]
     most = max((one.gain for one in found), default=0.0)
     good = [one for one in found if one.gain >= AS_GOOD * most]
@@ -80,15 +81,19 @@ def stretch(curve: Floats, baseline: float, within: Span, *, shortest: int, long
     return (int(firsts[i]), int(ends[i, j])) if np.isfinite(value[i, j]) else within
 
 
-def _tried(lags: Lags, core: Span, shortest: int, longest: int) -> Explanation | None:
-    """Return the explanation by a stretch of at most ``longest`` rows."""
+def _tried(
+    lags: Lags, curve: Callable[[Span], Floats | None], core: Span, shortest: int, longest: int
+) -> Explanation | None:
+    """Return the explanation by a stretch of at most ``longest`` rows.
+
+    curve: gives the agreement of the strongest places of a stretch.
+    """
     span = core
     for _ in range(N_PASSES):
-        strength = _strength(lags, span)
-        if strength.max() <= 0:
+        agreement = curve(span)
+        if agreement is None:
             return None
-        curve = _pooled(lags, _strongest(lags.places, strength, span), strength)
-        span = stretch(curve, lags.baseline, span, shortest=shortest, longest=longest)
+        span = stretch(agreement, lags.baseline, span, shortest=shortest, longest=longest)
     strength = _strength(lags, span)
     if strength.max() <= 0:
         return None
@@ -96,6 +101,14 @@ def _tried(lags: Lags, core: Span, shortest: int, longest: int) -> Explanation |
     apart, excess = np.diff(lags.places[chosen]), _pooled(lags, chosen, strength) - lags.baseline
     span = _from_onset(excess, apart, _filled(excess, apart, span))
     return Explanation(chosen, span, _gain(lags, chosen, span))
+
+
+def _curve(lags: Lags, span: Span) -> Floats | None:
+    """Return the agreement of the places where a stretch is heard best; None where nowhere."""
+    strength = _strength(lags, span)
+    if strength.max() <= 0:
+        return None
+    return _pooled(lags, _strongest(lags.places, strength, span), strength)
 
 
 def _strength(lags: Lags, span: Span) -> Floats:
@@ -118,9 +131,11 @@ def _strongest(places: Rows, strength: Floats, span: Span) -> Rows:
 def _apart(held: Sequence[int], order: Rows, places: Rows, wanted: Floats, span: Span) -> Rows:
     """Return the numbers held and those that are wanted, in an order, and lie apart from them."""
     kept, least = list(held), APART * (span[1] - span[0])
-    for i in order:
-        if wanted[i] and all(abs(places[i] - places[j]) >= least for j in kept):
-            kept.append(int(i))
+    free = wanted & (np.abs(places[:, None] - places[kept]) >= least).all(1)
+    for i in order.tolist():
+        if free[i]:
+            kept.append(i)
+            free &= np.abs(places - places[i]) >= least
     return np.array(sorted(kept), np.int64)
 
 

@@ -1,9 +1,9 @@
 """Looks for patches of a query in recordings, at any pitch and tempo. Pure.
 
 On a logarithmic frequency axis a change of pitch is a shift of the bands, a change of tempo a
-stretch of the rows. A patch is stretched to every tempo and Fourier-transformed once; each stretch
-of a recording is transformed once, and one matrix product for each frequency of the rows' courses
-gives the spectra of the correlations at all pitches and tempos.
+stretch of the rows. A patch is stretched to every tempo and Fourier-transformed by one matrix; each
+stretch of a recording is transformed once, and one matrix product for each frequency of the rows'
+courses gives the spectra of the correlations at all pitches and tempos.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ Complex = npt.NDArray[np.complex64]
 
 SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
 MOST_SEMITONES = 8
-N_HELD = 64  # patches that stay prepared
 SILENT = 1e-6  # energy below which nothing sounds
 
 
@@ -59,12 +58,13 @@ class Patches:
         seconds: float,
         reach: float,
         tempo_step: float,
+        n_held: int,
     ) -> None:
         """Take the levels of a query, one band a semitone.
 
         row: seconds between rows, of recordings too; first: seconds of the first; seconds: the
         length of a patch; reach: seconds by which places may be wrong; tempo_step: natural
-        logarithm.
+        logarithm; n_held: patches that stay prepared.
         """
         self.rows, self.row, self.first, self.n_bands = rows, row, first, rows.shape[1]
         self.tempos = np.exp(np.arange(np.log(SLOWEST), np.log(QUICKEST), tempo_step))
@@ -73,7 +73,8 @@ class Patches:
         self.n_lags = 2 * round(reach / row) + 1
         self.n_rows = self.longest + self.n_lags - 1  # of a recording that are compared
         self.size = fast_size(self.n_rows)  # of Fourier transforms
-        self._patch = lru_cache(maxsize=N_HELD)(self._prepared)
+        self._patch = lru_cache(maxsize=n_held)(self._prepared)
+        self._stretches = lru_cache(maxsize=4)(self._stretched)
 
     def fit(self, recording: Bands, pairs: Sequence[Pair]) -> Fit | None:
         """Return how a recording is played where pairs of places lie; None where nothing sounds.
@@ -118,13 +119,24 @@ class Patches:
         patch = patch - patch.mean(0) if len(patch) else patch
         if len(patch) < self.half or float(np.square(patch).sum()) < SILENT:
             return None
+        stretched, transformed = self._stretches(len(patch))
+        played = stretched @ patch  # (n_tempos, longest, n_bands)
+        n_played = np.count_nonzero(played.any(2), axis=1)
+        scale = np.sqrt(np.square(played).sum((1, 2)) * n_played)
+        spectra = transformed @ patch  # real and imaginary parts
+        spectra /= np.maximum(scale, 1e-9)[:, None]
+        return np.asarray(spectra[0] + 1j * spectra[1], np.complex64).swapaxes(1, 2)
+
+    def _stretched(self, n: int) -> tuple[Bands, Bands]:
+        """Return what stretches a patch of ``n`` rows to all tempos, and its Fourier transform.
+
+        Shapes (n_tempos, longest, n), and (2, n_bins, n_tempos, n): the conjugate's parts.
+        """
         away = np.arange(self.longest) - (self.longest - 1) / 2
-        spectra = np.zeros((self.size // 2 + 1, self.n_bands, len(self.tempos)), np.complex64)
-        for i, tempo in enumerate(self.tempos):
-            played = rows_at(patch, away / tempo + (len(patch) - 1) / 2)
-            scale = float(np.sqrt(np.square(played).sum() * np.count_nonzero(played.any(1))))
-            spectra[:, :, i] = np.conj(np.fft.rfft(played.T / max(scale, 1e-9), self.size)).T
-        return spectra
+        one = np.eye(n, dtype=np.float32)
+        every = np.stack([rows_at(one, away / tempo + (n - 1) / 2) for tempo in self.tempos])
+        spectra = np.conj(np.fft.rfft(every, self.size, axis=1)).swapaxes(0, 1)
+        return every, np.stack([spectra.real, spectra.imag]).astype(np.float32)
 
     def _spectrum(self, recording: Bands, place: float) -> tuple[Complex, Bands] | None:
         """Return spectra at all pitches, and roots of a row's energy; None of silence.

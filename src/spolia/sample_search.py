@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from spolia.audio import Audio
 from spolia.errors import AudioError
@@ -54,6 +54,7 @@ SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
 N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
 
 Report = Callable[[int, int], None]
+Found = TypeVar("Found")
 Judged = Callable[[list[Nominee]], list[Nominee]]
 
 
@@ -134,6 +135,10 @@ class SampleFinder:
 
     def matches(self) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first."""
+        with threadpool_limits(1, user_api="blas"):  # its threads would compete with these
+            heard = [e for e in self.evidence() if e.trace.occurrences]
+            with ThreadPoolExecutor(self.threads) as pool:
+                parts = list(pool.map(self._part, heard))
         found = [
             SampleMatch(
                 self.recording(e.recording_id),
@@ -141,12 +146,11 @@ class SampleFinder:
                 e.score,
                 e.played.tempo,
                 e.played.semitones,
-                self._part(e),
+                part,
                 e.trace.occurrences,
                 tuple(features([e])[0].tolist()),
             )
-            for e in self.evidence()
-            if e.trace.occurrences
+            for e, part in zip(heard, parts, strict=True)
         ]
         return sorted(found, key=lambda match: -match.probability)
 
@@ -165,18 +169,16 @@ class SampleFinder:
 
         Those without a sketch keep their order; where none has one, so do all.
         """
-        screen, by_recording = Screen(self.heard), defaultdict(list)
-        for nominee in nominees:
-            by_recording[nominee.recording].append(nominee)
+        screen, known = Screen(self.heard), lru_cache(maxsize=N_HELD)(self.sketch)
 
-        def heard(of: list[Nominee]) -> list[Nominee]:
-            known = self.sketch(self.index.recording_ids[of[0].recording])
-            if known is None:
-                return of
-            return [replace(n, standing=screen.standing(known, n.pairs)) for n in of]
+        def heard(nominee: Nominee) -> Nominee:
+            sketch = known(self.index.recording_ids[nominee.recording])
+            if sketch is None:
+                return nominee
+            return replace(nominee, standing=screen.standing(sketch, nominee.pairs))
 
         with ThreadPoolExecutor(self.threads) as pool:
-            found = [n for of in pool.map(heard, by_recording.values()) for n in of]
+            found = _in_turn(pool, heard, nominees)
         return sorted(found, key=_rough, reverse=True)
 
     def _judged(self, nominees: list[Nominee]) -> list[Nominee]:
@@ -195,12 +197,7 @@ class SampleFinder:
 
     def _compared(self, nominees: Sequence[Nominee]) -> list[Played | None]:
         with ThreadPoolExecutor(self.threads) as pool:
-            done: list[Played | None] = []
-            for played in pool.map(self._compare, nominees):
-                done.append(played)
-                if self.report:
-                    self.report(len(done), len(nominees))
-            return done
+            return _in_turn(pool, self._compare, nominees, self.report)
 
     def _compare(self, nominee: Nominee) -> Played | None:
         """Return how the query plays a nominee."""
@@ -273,6 +270,25 @@ class SampleFinder:
         except AudioError:
             return None
         return sound if len(sound) else None
+
+
+def _in_turn(
+    pool: Executor,
+    work: Callable[[Nominee], Found],
+    nominees: Sequence[Nominee],
+    report: Report | None = None,
+) -> list[Found]:
+    """Return what is found of each nominee; those of one place of the query follow each other.
+
+    What was prepared of the query there is still at hand then.
+    """
+    order = sorted(range(len(nominees)), key=lambda i: nominees[i].pairs[0].query)
+    found: dict[int, Found] = {}
+    for i, one in zip(order, pool.map(work, [nominees[i] for i in order]), strict=True):
+        found[i] = one
+        if report:
+            report(len(found), len(nominees))
+    return [found[i] for i in range(len(nominees))]
 
 
 def _whole(start: float, end: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ WIDTH = N_BANDS // BANDS_PER_SEMITONE  # bands of a sketch, one a semitone
 PATCH = 4.0  # seconds of the query that are compared at once
 REACH = 6.0  # seconds by which a place may be wrong
 TEMPO_STEP = 0.04  # natural logarithm
+N_HELD = 64  # patches that stay prepared, 1.4 MB each
 
 
 def sketch(levels: Bands) -> Bands:
@@ -37,7 +38,13 @@ class Screen:
         """Take the levels of the query."""
         first = (FRAMES - 1) / 2 * FRAME
         self.patches = Patches(
-            sketch(heard), ROW, first=first, seconds=PATCH, reach=REACH, tempo_step=TEMPO_STEP
+            sketch(heard),
+            ROW,
+            first=first,
+            seconds=PATCH,
+            reach=REACH,
+            tempo_step=TEMPO_STEP,
+            n_held=N_HELD,
         )
 
     def standing(self, recording: Bands, pairs: Sequence[Pair]) -> float:

@@ -31,7 +31,7 @@ NEAREST = 0.35  # seconds between them
 SLACK = 3  # ticks by which the seed may be off
 LEAST_DEVIATION = 0.5  # of the robust one over the plain one: it is 0 where the query mostly rests
 KEEP = 0.8  # of the agreement of the first trace that the one after polishing must have
-BANDS_AT_ONCE = 8
+PLACES_AT_ONCE = 8192
 LENGTHS = {"shortest": round(LEAST / TICK), "longest": round(LONGEST / TICK)}
 
 
@@ -141,15 +141,16 @@ def _along(heard: Bands, known: Bands, places: npt.NDArray[np.int64]) -> Floats:
     ``known`` begins; where that is outside the query, 0.
     """
     curves = np.zeros((len(places), len(known)))
+    left, right = (np.einsum("tb,tb->t", x, x, dtype=np.float64) for x in (heard, known))
     for curve, place in zip(curves, places, strict=True):
         low, high = max(0, -place), min(len(known), len(heard) - place)
         if high <= low:
             continue
-        one, other = heard[low + place : high + place], known[low:high]
-        left, right = (_smooth(np.einsum("tb,tb->t", x, x)) for x in (one, other))
-        quiet = 0.1 * float(right.mean() + left.mean()) / 2 + 1e-9
-        product = np.einsum("tb,tb->t", one, other)
-        curve[low:high] = product / np.sqrt((left + quiet) * (right + quiet))
+        one, other = slice(low + place, high + place), slice(low, high)
+        loud = _smooth(left[one]), _smooth(right[other])
+        quiet = 0.1 * float(loud[0].mean() + loud[1].mean()) / 2 + 1e-9
+        product = np.einsum("tb,tb->t", heard[one], known[other])
+        curve[low:high] = product / np.sqrt((loud[0] + quiet) * (loud[1] + quiet))
     return curves
 
 
@@ -202,21 +203,27 @@ def _correlations(heard: Bands, part: Bands) -> tuple[Floats, Floats]:
 
     Places go from the part's length before the query's first row to its last.
     """
-    n = len(part)
-    size = 1 << (len(heard) + 2 * n - 1).bit_length()
+    n, n_places = len(part), len(heard) + len(part)
     padded = np.pad(heard, ((n, n), (0, 0)))  # an occurrence may be cut by the query's ends
-    spectra = np.zeros((2, size // 2 + 1), np.complex128)
-    for first in range(0, heard.shape[1], BANDS_AT_ONCE):  # an hour's spectra would fill memory
-        bands = slice(first, first + BANDS_AT_ONCE)
-        sound = np.fft.rfft(padded[:, bands], size, axis=0)
-        for row, other in zip(spectra, (part, part[::-1]), strict=True):
-            row += (sound * np.conj(np.fft.rfft(other[:, bands], size, axis=0))).sum(1)
-    products = np.fft.irfft(spectra, size)[:, : len(heard) + n]
-    energy = np.concatenate([[0.0], np.cumsum(np.square(padded).sum(1))])
-    local = energy[n : n + products.shape[1]] - energy[: products.shape[1]]
+    sums = np.empty((2, n_places), np.float32)
+    for first in range(0, n_places, PLACES_AT_ONCE):  # an hour's products would fill memory
+        size = min(PLACES_AT_ONCE, n_places - first)
+        products = part @ padded[first : first + size + n - 1].T
+        for line, rows in zip(sums, (products, products[::-1]), strict=True):
+            line[first : first + size] = _diagonals(rows, size)
+    energy = np.concatenate([[0.0], np.cumsum(np.square(padded).sum(1, dtype=np.float64))])
+    local = energy[n : n + n_places] - energy[:n_places]
     scale = float(np.square(part).sum()) * (local + 0.2 * float(local.mean()) + 1e-9)
-    forwards, backwards = products / np.sqrt(scale)
+    forwards, backwards = sums / np.sqrt(scale)
     return forwards, backwards
+
+
+def _diagonals(rows: Bands, n: int) -> Bands:
+    """Return the sums of the first ``n`` diagonals of a matrix."""
+    total = np.zeros(n, np.float32)
+    for i, row in enumerate(rows):
+        total += row[i : i + n]
+    return total
 
 
 def _occurrences(

@@ -22,6 +22,7 @@ from spolia.fingerprints.segments import SegmentFingerprinter, Vectors, Window
 Rows = npt.NDArray[np.float32]  # columns of nodes [shape=(n_columns, n_rows * d)]
 
 QUERY_PHASES = 2  # a query vector every quarter of a second
+LONG = 90.0  # seconds beyond which a query has one, every half second: it repeats itself
 
 
 class SampleFingerprinter(SegmentFingerprinter):
@@ -66,7 +67,10 @@ class SampleFingerprinter(SegmentFingerprinter):
         return found, Fingerprint("nodes", self.model_id, times, rows, found.duration)
 
     def query_with_nodes(self, audio: Audio) -> tuple[Fingerprint, list[Rows]]:
-        """Return the fingerprint of a query, and the columns of nodes of each phase."""
+        """Return the fingerprint of a query, and the columns of nodes of each phase.
+
+        A query of more than LONG seconds has one: encoding takes a quarter of the time then.
+        """
         columns = list[Rows]()
 
         def reference(part: Audio) -> Fingerprint:
@@ -77,10 +81,16 @@ class SampleFingerprinter(SegmentFingerprinter):
         return self._query(audio, reference), columns
 
     def fingerprint_query(self, audio: Audio, change: Change = UNCHANGED) -> Fingerprint:
-        """Return vectors at two phases of the hop; a short query is followed by silence."""
+        """Return vectors at two phases of the hop, one of a query of more than LONG seconds.
+
+        A short query is followed by silence.
+        """
         if change != UNCHANGED:
             raise ParameterError(f"queries of samples are not changed ({change})")
         return self._query(audio, self.fingerprint)
+
+    def _n_phases(self, audio: Audio) -> int:
+        return 1 if audio.duration > LONG else self.phases
 
     def _query(self, audio: Audio, reference: Callable[[Audio], Fingerprint]) -> Fingerprint:
         audio = self._checked(audio)

@@ -147,12 +147,16 @@ class SegmentFingerprinter:
         self, audio: Audio, reference: Callable[[Audio], Fingerprint]
     ) -> Iterator[tuple[Times, Vectors]]:
         shift = self.card.hop // self.phases
-        for phase in range(self.phases):
+        for phase in range(self._n_phases(audio)):
             part = audio.samples[phase * shift :]
             if phase and n_covering(len(part), self.card) == 0:
                 return
             one = reference(Audio(part, audio.sample_rate))
             yield one.times + phase * shift / self.sample_rate, one.values
+
+    def _n_phases(self, audio: Audio) -> int:
+        """Return the phases at which a query is encoded."""
+        return self.phases
 
     def _changed(self, audio: Audio, change: Change) -> Iterator[tuple[Times, Vectors]]:
         """Yield times and vectors of a changed query, stretch by stretch and phase by phase."""
