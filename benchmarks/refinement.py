@@ -21,7 +21,7 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.evaluation.metrics import rate
-from spolia.evaluation.sample_repeats import sounds_alike
+from spolia.evaluation.sample_repeats import sampled_sound, sounds_alike
 from spolia.evaluation.samples import OVERLAYS
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
@@ -53,8 +53,11 @@ def pairs_of(
     return pairs
 
 
-def judged(use: Use, played: Played | None, found: Trace, known: Bands) -> Row:
-    """Return what of a use is right; a place is, too, where the recording repeats the sound."""
+def judged(use: Use, played: Played | None, found: Trace, sounds: Sequence[Bands]) -> Row:
+    """Return what of a use is right; a place is, too, where the recording repeats the sound.
+
+    sounds: levels of the part that is sampled, of each of its stems.
+    """
     if played is None or not found.occurrences:
         return {**dict.fromkeys(CRITERIA, False), "errors": {}}
     starts = np.array([o.start for o in use.occurrences])
@@ -65,7 +68,8 @@ def judged(use: Use, played: Played | None, found: Trace, known: Bands) -> Row:
         near = min(use.occurrences, key=lambda t: abs((t.start + t.end) / 2 - middle))
         wanted = near.source_start + use.tempo_ratio * (middle - near.start)
         place = (o.reference_start + o.reference_end) / 2
-        places.append(0.0 if sounds_alike(known, place, wanted) else abs(place - wanted))
+        alike = all(sounds_alike(known, place, wanted) for known in sounds)
+        places.append(0.0 if alike else abs(place - wanted))
     start, place = float(np.median(errors)), float(np.median(places))
     semitones = abs(played.semitones - use.semitones)
     tempo = abs(np.log(played.tempo / use.tempo_ratio))
@@ -80,19 +84,25 @@ def judged(use: Use, played: Played | None, found: Trace, known: Bands) -> Row:
     }
 
 
+def levels_of(path: Path) -> Bands:
+    """Return the levels of a file."""
+    return levels(Audio.load(path, sample_rate=SAMPLE_RATE).samples)
+
+
 def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:
     """Yield a row for each use of a made track."""
-    files = {r.file.file: r.file.path for r in crate.references}
-    heard = levels(Audio.load(folder / written.file, sample_rate=SAMPLE_RATE).samples)
+    recordings = {r.file.file: r for r in crate.references}
+    heard = levels_of(folder / written.file)
     for use in written.uses:
         rng = np.random.default_rng([len(written.made), round(1000 * use.source_start)])
-        known = levels(Audio.load(files[use.file], sample_rate=SAMPLE_RATE).samples)
+        known = levels_of(recordings[use.file].file.path)
         longest_first = sorted(use.occurrences, key=lambda o: o.start - o.end)
         pairs = pairs_of(use, longest_first, rng)
         played = find(heard, known, pairs, seconds=PATCH, reach=REACH_OF_PLACE)
         found = Trace((), 0.0, 0.0)
         if played is not None:
             played, found = exact(heard, known, played, seconds=PATCH)
+        sounds = [levels_of(path) for path in sampled_sound(recordings[use.file], use.part)]
         yield {
             "file": written.file,
             "group": use.group,
@@ -101,7 +111,7 @@ def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:
             "manner": use.manner,
             "transformation": use.transformation,
             "overlay_db": use.overlay_db,
-            **judged(use, played, found, known),
+            **judged(use, played, found, sounds),
         }
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,14 @@ import torch
 from spolia.encoders import Encoder
 from spolia.networks.architectures import build_encoder
 from spolia.networks.cross_attention import SIZES, CrossAttentionClassifier, CrossAttentionConfig
+from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig
 from spolia.training.export import export_encoder
 
+RECIPES = resources.files("spolia.training") / "recipes"
+SHIPPED = tomllib.loads((RECIPES / "sample-stems.toml").read_text())["model"]
 CONFIGURATIONS = {
     "sample": ("sample", {}),
+    "sample as shipped": ("sample", {**SHIPPED, "node_dim": 64}),
     "graph nano": ("graph", {"size": "nano"}),
     "graph nano off": ("graph", {"size": "nano", "graph": False}),
     "graph as-printed": ("graph", {"size": "as-printed"}),
@@ -32,6 +38,9 @@ CONFIGURATIONS = {
     "sample-resnet small": ("sample-resnet", {"size": "small"}),
     "sample-resnet resnet50": ("sample-resnet", {"size": "resnet50"}),
 }
+
+
+N_PAIRS = 480  # that a classifier compares at once
 
 
 def least(work: Callable[[], object], repeats: int) -> float:
@@ -88,11 +97,11 @@ def main() -> None:
             f"| {name} | {parameters(network):,} | {size:.1f} | {speed:.1f} | {trained:.1f} |",
             flush=True,
         )
-    for name, size in SIZES.items():
-        network = CrossAttentionClassifier(CrossAttentionConfig(**size)).eval()
-        nodes = torch.zeros(1000, network.config.n_nodes, network.config.dim_in)
+    sized = {k: CrossAttentionClassifier(CrossAttentionConfig(**v)) for k, v in SIZES.items()}
+    for name, network in {**sized, "matching": NodeMatching(NodeMatchingConfig())}.items():
+        nodes = torch.rand(N_PAIRS, network.config.n_nodes, network.config.dim_in)
         with torch.no_grad():
-            cost = 1e6 * least(partial(network, nodes, nodes), given.repeats) / len(nodes)
+            cost = 1e6 * least(partial(network.eval(), nodes, nodes), given.repeats) / N_PAIRS
         print(f"classifier {name}: {parameters(network):,} parameters, {cost:.0f} µs per pair")
 
 

@@ -13,6 +13,7 @@ from fakes import tune
 from spolia.audio import Audio
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
+from spolia.evaluation import sample_running
 from spolia.evaluation.sample_repeats import repeats
 from spolia.evaluation.sample_report import markdown, tables
 from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
@@ -170,7 +171,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
 
     def ranked(name, z):
         row = np.array([1.0, 0.5, 0.0, z, z, 0.3, 1.0, 1.0]) + 0.1 * rng.normal(size=8)
-        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), 0.0, 0.0, 0.0])
+        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), *[0.0] * 9])
 
     outcomes = []
     for i in range(200):
@@ -179,7 +180,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
         outcomes.append(SampleOutcome(f"{i}", 20.0, 0.0, 1.0, uses, ranking))
     fitted = fit(outcomes)
     assert (fitted.n_tracks, fitted.n_free) == (200, 100)
-    assert fitted.weights[8:] == (0.0,) * 3  # no nodes, and no classifier to judge them
+    assert fitted.weights[8:] == (0.0,) * 9  # no nodes, no changes, and no classifier
     level = [1 / (1 + np.exp(-np.dot(fitted.weights, o.ranking[0].features))) for o in outcomes]
     assert min(level[1::2]) > fitted.threshold
     assert np.mean(np.array(level[::2]) > fitted.threshold) <= 0.02
@@ -294,6 +295,24 @@ def test_a_repetition_of_the_sound_is_the_right_place():
     assert is_heard_there(outcome(["a"], **far)) is False
     assert is_heard_there(outcome(["a"], **far, repeats=True))
     assert not is_heard_there(outcome(["b", "a"], **far, repeats=True))
+
+
+def test_where_drums_are_sampled_their_repetition_is_the_right_place(tmp_path):
+    drums = np.tile(tune(3, 4.0, 16000).samples, 2)  # a bar that is played twice,
+    chords = tune(4, 8.0, 16000).samples  # under what goes on
+    for name, sound in (("mix", 0.2 * drums + chords), ("drums", drums)):
+        write_wav(tmp_path / f"{name}.wav", Audio(sound.astype("f"), 16000))
+    mix, stem = (SimpleNamespace(path=tmp_path / f"{name}.wav") for name in ("mix", "drums"))
+    judge = SampleEvaluation.__new__(SampleEvaluation)
+    judge.sources = {"a": SimpleNamespace(file=mix, stems=(("drums", stem),))}
+    judge._known = sample_running._levels
+    taken = {"source_start": 1.0, "source_end": 3.0, "occurrences": [
+        {"start": 4.0, "end": 6.0, "source_start": 1.0, "source_end": 3.0}
+    ]}  # fmt: skip
+    found = outcome(["a"], tempo_ratio=1.0, semitones=0.0, occurrences=[[4.0, 6.0, 5.0, 7.0]])
+    for part, heard in (("drums", True), ("mix", False), ("harmonic", False)):
+        track = SimpleNamespace(uses=[Use.from_dict(use(part=part, **taken))])
+        assert judge.scored(track, found).ranking[0].repeats == heard
 
 
 def test_unknown_methods_are_named(evaluation):

@@ -221,7 +221,7 @@ def test_what_was_done_has_a_name(semitones, tempo_ratio, name):
 def test_a_calibration_survives_json_and_names_what_is_wrong():
     assert calibration_of({}) is UNFITTED
     assert calibration_of(json.loads(json.dumps(UNFITTED.to_dict()))) == UNFITTED
-    with pytest.raises(ParameterError, match="has 11 weights, not 1"):
+    with pytest.raises(ParameterError, match="has 17 weights, not 1"):
         SampleCalibration.from_dict({"weights": [1.0], "threshold": 0.5})
     with pytest.raises(ParameterError, match="calibrate the model again"):
         SampleCalibration.from_dict({"threshold": 0.5})

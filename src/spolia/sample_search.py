@@ -41,12 +41,11 @@ N_SCREENED = 400  # places whose sketches are heard
 N_NOMINEES = 24  # places of recordings that are compared with the query's sound
 PER_SIMILARITY = 10.0  # deviations of a sketch that 1 of similarity is worth
 PER_AGREEMENT = 2.0  # the same, of 1 of the logarithm of nodes' agreement, in its place
+PER_LOGIT = 0.5  # the same, of 1 of a classifier's logit
 PATCH = 4.0  # seconds that are compared at once
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
 N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
-PER_ROUGH_LOGIT = 1.0  # deviations of a sketch that one of a logit is worth
-PER_LOGIT = 1.0  # deviations of the best patch that one of a logit is worth in what is traced first
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
@@ -311,7 +310,7 @@ def _best_of_recordings(
 
 def _rough(nominee: Nominee) -> float:
     """Return how much speaks for a place before its sound is heard, in deviations."""
-    heard = max(nominee.standing, 0.0) + PER_ROUGH_LOGIT * nominee.logit
+    heard = max(nominee.standing, 0.0) + PER_LOGIT * nominee.logit
     return heard + (_agreed(nominee) if nominee.agreement else PER_SIMILARITY * nominee.score)
 
 

@@ -33,7 +33,7 @@ CELL = 6.0  # seconds of a recording within which hits are of one place
 N_OF_RECORDING = 3  # places that may be nominated
 N_PAIRS = 3  # places of the query that vouch for a nominee
 PAIRS_APART = 1.5  # seconds between them
-N_FEATURES = 11
+N_FEATURES = 17
 
 
 def transformation(semitones: float, tempo_ratio: float) -> Transformation:
@@ -119,12 +119,14 @@ class Evidence:
 
 
 def features(evidence: Sequence[Evidence]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 11)].
+    """Return what the logistic function sees [shape=(n, 17)].
 
     One, the similarity and its lead, how far pitch and tempo stand out for all patches and for the
     best, the correlation there, how far the places stand out, best and pooled, the agreement of
-    nodes, how far it is ahead, 0 of an encoder without short ones, and the logit of a classifier,
-    0 without one.
+    nodes, how far it is ahead, 0 of an encoder without short ones; whether the recording is
+    untouched, at another speed, stretched or pitched, none of them where it is both, and by how
+    much tempo and pitch differ, in octaves: what is found by chance has any pitch and tempo, what
+    is sampled mostly one of its own; and the logit of a classifier, 0 without one.
     """
     rows = [
         (
@@ -138,11 +140,19 @@ def features(evidence: Sequence[Evidence]) -> Floats:
             np.log1p(max(e.trace.pooled, 0.0)),
             np.log1p(max(e.agreement, 0.0)),
             np.sign(e.ahead) * np.log1p(abs(e.ahead)),
+            *changes(e.played.semitones, e.played.tempo),
             e.logit,
         )
         for e in evidence
     ]
     return np.array(rows, np.float64).reshape(-1, N_FEATURES)
+
+
+def changes(semitones: float, tempo_ratio: float) -> tuple[float, ...]:
+    """Return what was done to a recording as six features, see :func:`features`."""
+    name = transformation(semitones, tempo_ratio)
+    kinds = (float(name == kind) for kind in ("untouched", "varispeed", "stretched", "pitched"))
+    return *kinds, abs(float(np.log2(tempo_ratio))), abs(semitones) / 12.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,9 @@ class SampleCalibration:
 
 # Without a fit: a guess by which one sample-free track in ten seems to sample something. A
 # classifier's logit counts half, since it hears much of what the similarity says already.
-UNFITTED = SampleCalibration((-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5, 0.5, 0.5), 0.9)
+UNFITTED = SampleCalibration(
+    (-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5, 0.5, *[0.0] * 6, 0.5), 0.9
+)
 
 
 def calibration_of(values: Mapping[str, Any]) -> SampleCalibration:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from spolia.production.crate import Reference
 from spolia.production.truth import Use
 from spolia.sample_alignment import FRAME
 from spolia.sample_patches import Bands
+from spolia.samples import Part
 
 SAME = 0.8  # correlation
 SECONDS = 2.0  # that are compared
+
+
+def sampled_sound(recording: Reference, part: Part) -> list[Path]:
+    """Return the stems of a part of a recording, or its mix: what is sampled of it."""
+    return [stem.path for kind, stem in recording.stems if kind == part] or [recording.file.path]
 
 
 def sounds_alike(known: Bands, one: float, other: float) -> bool:

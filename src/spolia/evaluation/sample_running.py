@@ -17,7 +17,7 @@ from spolia.audio import Audio
 from spolia.calibration import logistic, newton
 from spolia.corpus import groups_of
 from spolia.errors import ParameterError
-from spolia.evaluation.sample_repeats import repeats
+from spolia.evaluation.sample_repeats import repeats, sampled_sound
 from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
     Finder,
@@ -160,11 +160,11 @@ class SampleEvaluation(SampleBenchmark):
         self.crate: Crate = open_crate(corpora, split=plan.split, seed=plan.seed)
         references = {r.file.path: r.file.file for r in self.crate.references}
         super().__init__(folder, plan, references, distractors)
-        self.paths = {name: path for path, name in references.items()}
+        self.sources = {r.file.file: r for r in self.crate.references}
         self.groups = {r.file.file: r.file.group for r in self.crate.references}
         others = [Path(name) for name in self.names.values() if name not in self.references]
         self.groups |= {str(path): group for path, group in groups_of(others).items()}
-        self._known = lru_cache(maxsize=32)(self._levels)
+        self._known = lru_cache(maxsize=32)(_levels)
 
     def make(self, report: Report | None = None) -> list[Written]:
         """Make the tracks that are not there yet; return all."""
@@ -199,15 +199,25 @@ class SampleEvaluation(SampleBenchmark):
         return replace(outcome, ranking=known)
 
     def _placed(self, ranked: Ranked, track: Written, start: float) -> Ranked:
-        """Return a right answer, knowing whether the sound at its places is what is sampled."""
+        """Return a right answer, knowing whether the sound at its places is what is sampled.
+
+        Of a recording with stems the part that is sampled must be repeated, of others the mix.
+        """
         if not ranked.occurrences:
             return ranked
         uses = [use for use in track.uses if use.file == ranked.file]
-        known = self._known(ranked.file)
-        return replace(ranked, repeats=repeats(known, uses, ranked.occurrences, start))
+        heard = any(
+            all(
+                repeats(self._known(path), [use], ranked.occurrences, start)
+                for path in sampled_sound(self.sources[ranked.file], use.part)
+            )
+            for use in uses
+        )
+        return replace(ranked, repeats=heard)
 
-    def _levels(self, file: str) -> Bands:
-        return levels(Audio.load(self.paths[file], sample_rate=SAMPLE_RATE).samples)
+
+def _levels(path: Path) -> Bands:
+    return levels(Audio.load(path, sample_rate=SAMPLE_RATE).samples)
 
 
 def journal_name(*facts: Any) -> str:
