@@ -9,9 +9,9 @@ from functools import lru_cache, partial
 from typing import Literal, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from spolia.audio import Audio
+from spolia.blas import one_blas_thread
 from spolia.errors import AudioError
 from spolia.fingerprints.base import Fingerprint
 from spolia.placing import is_unchanged
@@ -134,7 +134,7 @@ class SampleFinder:
 
     def matches(self) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first."""
-        with threadpool_limits(1, user_api="blas"):  # its threads would compete with these
+        with one_blas_thread():
             heard = [e for e in self.evidence() if e.trace.occurrences]
             with ThreadPoolExecutor(self.threads) as pool:
                 parts = list(pool.map(self._part, heard))
