@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from spolia import sample_stretches
 from spolia.audio import Audio
 from spolia.cli.sample_commands import sample_lines
 from spolia.degradation import change_speed, shift_pitch, stretch
@@ -339,6 +340,31 @@ def test_a_track_that_samples_nothing_is_said_to(library):
         library.find_samples(Audio(np.zeros(10 * RATE, np.float32), RATE))
     with pytest.raises(ParameterError, match="do not identify clips"):
         library.identify(piece(1).slice(3.0, 9.0), method="samples")
+
+
+def test_a_long_track_is_asked_about_stretch_by_stretch(library, answer, monkeypatch):
+    monkeypatch.setattr(sample_stretches, "LONGEST", 40.0)
+    monkeypatch.setattr(sample_stretches, "STRETCH", 35.0)
+    monkeypatch.setattr(sample_stretches, "OVERLAP", 5.0)
+    starts = [first + i * LOOP for first in (4.0, 21.0, 48.0) for i in range(3)]  # 21: in two
+    loop = change_speed(piece(1).slice(FIRST, onset(1, 13.6)), 1.05)
+    done = []
+    found = library.find_samples(
+        mixed(loop, piece(9, 66.0), starts, -6.0),
+        threshold=0.5,
+        progress=lambda *of: done.append(of),
+    )
+    (match,) = found.matches
+    assert match.recording.path.endswith("1.wav")
+    begun = np.array([o.query_start for o in match.occurrences])
+    assert np.all(np.abs(begun[:, None] - starts).min(1) < 0.15)
+    assert len(starts) - 1 <= len(begun) <= len(starts)  # none twice, in all stretches
+    assert np.diff(begun).min() > 1.0
+    assert found.duration == pytest.approx(66.0)
+    assert np.all(np.diff(found.fingerprint.times) > 0)
+    assert found.fingerprint.times[-1] > 60.0
+    assert done == sorted(done)
+    assert done[-1][0] == done[-1][1]
 
 
 def test_people_read_what_was_sampled(answer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
 from spolia.sample_opening import SampleJudge, open_sample_judge, sample_finder
 from spolia.sample_search import Report, SampleFinder
+from spolia.sample_stretches import asked
 from spolia.samples import Samples
 from spolia.searching import (
     CompressedSearcher,
@@ -278,18 +279,16 @@ class Library:
         top: also return up to this many candidates below the threshold; threshold: probability
         from which a match counts, by default the model's; without: ids of recordings that are not
         looked for; progress: gets (done, all) places compared. Matches need the recordings'
-        files where they were when they were added.
+        files where they were when they were added. Of a track of more than five minutes, each four
+        are asked about on their own.
 
         Raises AudioError for a track that is too short, silent or unreadable.
         """
         started = time.perf_counter()
         audio, name = self._query(source, self.fingerprinter(self._chosen("samples")), name)
-        finder = self.sample_finder(audio, progress, without)
-        found = finder.matches()
-        limit = finder.calibration.threshold if threshold is None else threshold
-        n_decided = sum(match.probability >= limit for match in found)
-        shown, seconds = found[: max(top, n_decided)], time.perf_counter() - started
-        return Samples(name, audio.duration, seconds, n_decided > 0, shown, finder.fingerprint)
+        find = partial(self.sample_finder, without=without)
+        answer = asked(find, audio, name, top=top, threshold=threshold, report=progress)
+        return replace(answer, seconds=time.perf_counter() - started)
 
     def sample_finder(
         self, audio: Audio, progress: Report | None = None, without: Collection[str] = ()
