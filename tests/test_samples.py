@@ -152,6 +152,15 @@ def test_a_loop_is_found_at_both_ends_of_a_long_track(recording, known):
     assert all(o.reference_start == pytest.approx(FIRST, abs=0.1) for o in found.occurrences)
 
 
+def test_two_seconds_are_compared_as_far_as_they_go(recording, known):
+    track = mixed(recording.slice(FIRST, FIRST + 2.0), piece(2, 2.0), [0.0], -6.0)
+    window = Pair(2.05, FIRST + 1.5)  # of four seconds, half of them silence: its middle is the end
+    played = find(levels(track.samples), known, [window], seconds=2.0, reach=2.0)
+    assert played.tempo == pytest.approx(1.0, abs=0.03)
+    assert played.semitones == pytest.approx(0.0, abs=0.25)
+    assert played.tempo * 1.0 + played.offset == pytest.approx(FIRST + 1.0, abs=0.05)
+
+
 def test_what_is_not_there_stands_out_less(known, recording):
     track = mixed(recording.slice(11.0, 14.0), piece(2, 36.0), [4.0, 20.0], 0.0)
     heard, other = levels(track.samples), levels(piece(3).samples)

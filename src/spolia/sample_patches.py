@@ -111,6 +111,8 @@ class Patches:
         return Pair(float(rows.mean()) * self.row + self.first, pair.recording + moved + self.first)
 
     def _around(self, row: int) -> slice:
+        """Return the rows of a patch; a short query's window may be centred beyond its end."""
+        row = min(row, max(self.half, len(self.rows) - self.half))
         return slice(max(0, row - self.half), row + self.half)
 
     def _prepared(self, row: int) -> Complex | None:

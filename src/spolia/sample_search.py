@@ -42,7 +42,7 @@ N_NOMINEES = 24  # places of recordings that are compared with the query's sound
 PER_SIMILARITY = 10.0  # deviations of a sketch that 1 of similarity is worth
 PER_AGREEMENT = 2.0  # the same, of 1 of the logarithm of nodes' agreement, in its place
 PER_LOGIT = 0.5  # the same, of 1 of a classifier's logit
-PATCH = 4.0  # seconds that are compared at once
+PATCH = 4.0  # seconds that are compared at once, fewer of a shorter query
 REACH_OF_PLACE = 6.0  # seconds by which a window's place may be wrong: by a bar or two
 REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 20 times to 1
 N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
@@ -86,7 +86,8 @@ class SampleFinder:
         """
         self.without = np.isin(index.recording_ids, list(without))  # by number
         self.query, self.heard = query.samples, levels(query.samples)
-        self.patches = patches_of(self.heard, seconds=PATCH, reach=REACH_OF_PLACE)
+        self.patch = min(PATCH, len(query) / SAMPLE_RATE)  # seconds
+        self.patches = patches_of(self.heard, seconds=self.patch, reach=REACH_OF_PLACE)
         self.fingerprint, self.index, self.recording = fingerprint, index, recording
         self.seconds, self.threads, self.report = seconds, threads, report
         self.sketch, self.search, self.judged, self.judge = sketch, search, judged, judge
@@ -217,8 +218,8 @@ class SampleFinder:
             return played, Trace((), 0.0, 0.0)
         known, origin = sound
         near = replace(played, offset=played.offset - origin)
-        near = sharpened(self.heard, known, near, seconds=PATCH)
-        near, found = exact(self.heard, known, near, seconds=PATCH)
+        near = sharpened(self.heard, known, near, seconds=self.patch)
+        near, found = exact(self.heard, known, near, seconds=self.patch)
         played = replace(near, offset=near.offset + origin)
         duration = self.recording(self.index.recording_ids[nominee.recording]).duration
         moved = (

@@ -17,7 +17,7 @@ from spolia.sample_patches import Bands, Pair, Patches
 FRAMES = 6  # of levels in a row of a sketch
 ROW = FRAMES * FRAME  # 96 ms
 WIDTH = N_BANDS // BANDS_PER_SEMITONE  # bands of a sketch, one a semitone
-PATCH = 4.0  # seconds of the query that are compared at once
+PATCH = 4.0  # seconds of the query that are compared at once, fewer of a shorter one
 REACH = 6.0  # seconds by which a place may be wrong
 TEMPO_STEP = 0.04  # natural logarithm
 N_HELD = 64  # patches that stay prepared, 1.4 MB each
@@ -41,7 +41,7 @@ class Screen:
             sketch(heard),
             ROW,
             first=first,
-            seconds=PATCH,
+            seconds=min(PATCH, FRAME * len(heard)),
             reach=REACH,
             tempo_step=TEMPO_STEP,
             n_held=N_HELD,
