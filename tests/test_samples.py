@@ -351,6 +351,13 @@ def test_a_track_that_samples_nothing_is_said_to(library):
         library.identify(piece(1).slice(3.0, 9.0), method="samples")
 
 
+def test_what_was_heard_is_forgotten_with_the_answer(library, track):
+    finder = library.sample_finder(Audio.load(track, sample_rate=RATE))
+    assert finder.matches()
+    caches = finder._load, finder._sound, finder.patches._patch, finder.patches._stretches
+    assert [cache.cache_info().currsize for cache in caches] == [0, 0, 0, 0]
+
+
 def test_a_long_track_is_asked_about_stretch_by_stretch(library, answer, monkeypatch):
     monkeypatch.setattr(sample_stretches, "LONGEST", 40.0)
     monkeypatch.setattr(sample_stretches, "STRETCH", 35.0)

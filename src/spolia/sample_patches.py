@@ -104,6 +104,11 @@ class Patches:
             float(heights[i, j]),
         )
 
+    def forget(self) -> None:
+        """Drop what is prepared, which would stay until the garbage collector finds the cycle."""
+        self._patch.cache_clear()
+        self._stretches.cache_clear()
+
     def _placed(self, pair: Pair, lag: int) -> Pair:
         """Return the middle of a pair's patch, and what sounds there at a lag, in seconds."""
         rows = np.arange(len(self.rows))[self._around(round(pair.query / self.row))]

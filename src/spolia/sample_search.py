@@ -139,6 +139,7 @@ class SampleFinder:
             heard = [e for e in self.evidence() if e.trace.occurrences]
             with ThreadPoolExecutor(self.threads) as pool:
                 parts = list(pool.map(self._part, heard))
+        self._forget()
         found = [
             SampleMatch(
                 self.recording(e.recording_id),
@@ -153,6 +154,12 @@ class SampleFinder:
             for e, part in zip(heard, parts, strict=True)
         ]
         return sorted(found, key=lambda match: -match.probability)
+
+    def _forget(self) -> None:
+        """Drop the sound of recordings: a long track is many finders, one after the other."""
+        self._load.cache_clear()
+        self._sound.cache_clear()
+        self.patches.forget()
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
         """Return ids and promise of recordings that are nominated but not named."""
@@ -179,6 +186,7 @@ class SampleFinder:
 
         with ThreadPoolExecutor(self.threads) as pool:
             found = _in_turn(pool, heard, nominees)
+        screen.patches.forget()
         return sorted(found, key=_rough, reverse=True)
 
     def _judged(self, nominees: list[Nominee]) -> list[Nominee]:
