@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from spolia.audio import Audio
 from spolia.evaluation.metrics import rate
-from spolia.evaluation.sample_repeats import sampled_sound, sounds_alike
+from spolia.evaluation.sample_repeats import levels_of, sampled_sound, sounds_alike
 from spolia.evaluation.samples import OVERLAYS
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
 from spolia.production.truth import Occurrence, Use
-from spolia.sample_alignment import SAMPLE_RATE, Played, find, levels
+from spolia.sample_alignment import Played, find
 from spolia.sample_patches import Bands, Pair
 from spolia.sample_search import PATCH, REACH_OF_PLACE
 from spolia.sample_tracing import Trace, exact
@@ -82,11 +81,6 @@ def judged(use: Use, played: Played | None, found: Trace, sounds: Sequence[Bands
         "errors": {"start": start, "place": place, "semitones": semitones, "tempo": float(tempo)},
         "n": [len(found.occurrences), len(use.occurrences)],
     }
-
-
-def levels_of(path: Path) -> Bands:
-    """Return the levels of a file."""
-    return levels(Audio.load(path, sample_rate=SAMPLE_RATE).samples)
 
 
 def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:

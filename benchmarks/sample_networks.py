@@ -38,8 +38,6 @@ CONFIGURATIONS = {
     "sample-resnet small": ("sample-resnet", {"size": "small"}),
     "sample-resnet resnet50": ("sample-resnet", {"size": "resnet50"}),
 }
-
-
 N_PAIRS = 480  # that a classifier compares at once
 
 

@@ -13,8 +13,7 @@ from fakes import tune
 from spolia.audio import Audio
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
-from spolia.evaluation import sample_running
-from spolia.evaluation.sample_repeats import repeats
+from spolia.evaluation.sample_repeats import levels_of, repeats
 from spolia.evaluation.sample_report import markdown, tables
 from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
 from spolia.evaluation.samples import (
@@ -305,7 +304,7 @@ def test_where_drums_are_sampled_their_repetition_is_the_right_place(tmp_path):
     mix, stem = (SimpleNamespace(path=tmp_path / f"{name}.wav") for name in ("mix", "drums"))
     judge = SampleEvaluation.__new__(SampleEvaluation)
     judge.sources = {"a": SimpleNamespace(file=mix, stems=(("drums", stem),))}
-    judge._known = sample_running._levels
+    judge._known = levels_of
     taken = {"source_start": 1.0, "source_end": 3.0, "occurrences": [
         {"start": 4.0, "end": 6.0, "source_start": 1.0, "source_end": 3.0}
     ]}  # fmt: skip

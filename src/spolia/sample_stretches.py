@@ -53,7 +53,7 @@ def asked(
         prints.append(_moved(finder.fingerprint, start, until))
         limit = finder.calibration.threshold if limit is None else limit
     limit = 1.0 if limit is None else limit
-    matches = joined(found, limit) if len(found) > 1 else found[0]
+    matches = joined(found, limit)
     n_decided = sum(match.probability >= limit for match in matches)
     whole = replace(
         prints[0],

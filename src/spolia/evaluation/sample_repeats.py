@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spolia.audio import Audio
 from spolia.production.crate import Reference
 from spolia.production.truth import Use
-from spolia.sample_alignment import FRAME
+from spolia.sample_alignment import FRAME, SAMPLE_RATE, levels
 from spolia.sample_patches import Bands
 from spolia.samples import Part
 
@@ -20,6 +21,11 @@ SECONDS = 2.0  # that are compared
 def sampled_sound(recording: Reference, part: Part) -> list[Path]:
     """Return the stems of a part of a recording, or its mix: what is sampled of it."""
     return [stem.path for kind, stem in recording.stems if kind == part] or [recording.file.path]
+
+
+def levels_of(path: Path) -> Bands:
+    """Return the levels of a file."""
+    return levels(Audio.load(path, sample_rate=SAMPLE_RATE).samples)
 
 
 def sounds_alike(known: Bands, one: float, other: float) -> bool:

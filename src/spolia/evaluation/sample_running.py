@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from spolia.audio import Audio
 from spolia.calibration import logistic, newton
 from spolia.corpus import groups_of
 from spolia.errors import ParameterError
-from spolia.evaluation.sample_repeats import repeats, sampled_sound
+from spolia.evaluation.sample_repeats import levels_of, repeats, sampled_sound
 from spolia.evaluation.sample_truth import Asked
 from spolia.evaluation.samples import (
     Finder,
@@ -32,8 +31,6 @@ from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.production.crate import Crate, open_crate
 from spolia.production.folder import Written, write_productions
-from spolia.sample_alignment import SAMPLE_RATE, levels
-from spolia.sample_patches import Bands
 from spolia.samples import N_FEATURES, SampleCalibration
 
 RIDGE = 1.0
@@ -164,7 +161,7 @@ class SampleEvaluation(SampleBenchmark):
         self.groups = {r.file.file: r.file.group for r in self.crate.references}
         others = [Path(name) for name in self.names.values() if name not in self.references]
         self.groups |= {str(path): group for path, group in groups_of(others).items()}
-        self._known = lru_cache(maxsize=32)(_levels)
+        self._known = lru_cache(maxsize=32)(levels_of)
 
     def make(self, report: Report | None = None) -> list[Written]:
         """Make the tracks that are not there yet; return all."""
@@ -214,10 +211,6 @@ class SampleEvaluation(SampleBenchmark):
             for use in uses
         )
         return replace(ranked, repeats=heard)
-
-
-def _levels(path: Path) -> Bands:
-    return levels(Audio.load(path, sample_rate=SAMPLE_RATE).samples)
 
 
 def journal_name(*facts: Any) -> str:
