@@ -139,6 +139,26 @@ def test_distractors_join_and_leave_the_library(corpus, tmp_path):
         assert len(library) == n_with - 3
 
 
+def test_the_recordings_of_a_pack_are_asked_about_in_the_corpus_rooms(corpus, tmp_path):
+    pack = tmp_path / "pack"
+    (pack / "tracks").mkdir(parents=True)
+    names = [f"tracks/{i}.wav" for i in range(6)]
+    for i, name in enumerate(names):
+        write_wav(pack / name, tune(200 + i))
+    (pack / "tracks.csv").write_text("\n".join(["file,group", *(f"{n},{n}" for n in names)]))
+    (pack / "split.csv").write_text("\n".join(["file,split", *(f"{n},val" for n in names)]))
+    plan = Plan(n_places=2, n_absent=2, lengths=(3.0,), conditions=("clean", "noise"))
+    with Library(tmp_path / "lib") as library:
+        evaluation = Evaluation(corpus, library, plan, recordings=pack)
+        evaluation.fill()
+        assert set(evaluation.file_of.values()) == {f.file for f in evaluation.known}
+        assert evaluation.known
+        assert evaluation.absent
+        outcomes = run(evaluation, processes=2)
+    assert {o.file for o in outcomes} <= set(names)
+    assert all(o.right for o in outcomes if o.known and o.condition == "clean")
+
+
 def distractors(folder):
     folder.mkdir()
     for i in range(3):

@@ -10,7 +10,6 @@ judged the same way, by what theirs add up to.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from spolia.encoders import ModelCard
 from spolia.fingerprints.samples import Rows
 from spolia.sample_patches import Pair
-from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart
+from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart, distinct
 from spolia.store.hits import Hits, chosen
 from spolia.store.rows import unit_vectors
 
@@ -89,7 +88,9 @@ class NodeSearch:
         for first in range(0, max(1, len(self.query) - overlap), STRETCH - overlap):
             last = first + STRETCH - overlap
             found += self._agreeing(first, _places(search(first * self.hop, last * self.hop)))
-        return _distinct(found, n)
+        found.sort(key=lambda nominee: -nominee.agreement)
+        places = [nominee.pairs[0].recording for nominee in found]
+        return [found[i] for i in distinct([of.recording for of in found], places, n)]
 
     def _agreeing(self, first: int, places: Hits) -> list[Nominee]:
         """Return places for the stretch of the track that begins at a column."""
@@ -278,17 +279,3 @@ def _places(hits: Hits) -> Hits:
         (hits.recordings[order].astype(np.int64) << 32) | cells, return_index=True
     )
     return chosen(hits, order[np.sort(firsts)[:N_PLACES]])
-
-
-def _distinct(nominees: Sequence[Nominee], n: int) -> list[Nominee]:
-    """Return the best places, few of each recording and CELL seconds apart."""
-    kept: list[Nominee] = []
-    places: dict[int, list[float]] = defaultdict(list)
-    for nominee in sorted(nominees, key=lambda nominee: -nominee.agreement):
-        held, place = places[nominee.recording], nominee.pairs[0].recording
-        if len(held) < N_OF_RECORDING and all(abs(place - other) >= CELL for other in held):
-            held.append(place)
-            kept.append(nominee)
-        if len(kept) == n:
-            break
-    return kept

@@ -7,6 +7,7 @@ itself says (:mod:`spolia.sample_alignment`, :mod:`spolia.sample_tracing`).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -75,22 +76,29 @@ def nominate(hits: Hits, *, seconds: float, n: int) -> list[Nominee]:
     different times of the query vouch for it. A recording gives few places, so that a long one
     cannot crowd out the others, and its score is that of its best pair, never a sum.
     """
-    found: list[Nominee] = []
-    per_recording: dict[int, list[float]] = {}
     order = np.argsort(-hits.scores, kind="stable")
     recordings, query = hits.recordings[order], hits.query_times[order] + seconds / 2
     reference, scores = hits.reference_times[order] + seconds / 2, hits.scores[order]
-    for i in range(len(order)):
-        places = per_recording.setdefault(int(recordings[i]), [])
-        if len(places) >= N_OF_RECORDING or any(abs(reference[i] - p) < CELL for p in places):
-            continue
-        places.append(float(reference[i]))
+    found: list[Nominee] = []
+    for i in distinct(recordings.tolist(), reference.tolist(), n):
         near = (recordings == recordings[i]) & (np.abs(reference - reference[i]) < CELL)
         pairs = apart(query[near], reference[near])
         found.append(Nominee(int(recordings[i]), pairs, float(scores[i])))
-        if len(found) == n:
-            break
     return found
+
+
+def distinct(recordings: Sequence[int], places: Sequence[float], n: int) -> list[int]:
+    """Return positions of the first ``n`` places, few of a recording and CELL seconds apart."""
+    kept: list[int] = []
+    held: dict[int, list[float]] = defaultdict(list)
+    for position, (recording, place) in enumerate(zip(recordings, places, strict=True)):
+        others = held[recording]
+        if len(others) < N_OF_RECORDING and all(abs(place - other) >= CELL for other in others):
+            others.append(place)
+            kept.append(position)
+            if len(kept) == n:
+                break
+    return kept
 
 
 def apart(query: Floats, reference: Floats) -> tuple[Pair, ...]:

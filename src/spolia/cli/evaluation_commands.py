@@ -65,6 +65,13 @@ def evaluate_identify(
     out: OutOption = None,
     library: EvaluationLibraryOption = None,
     distractors: DistractorsOption = None,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Corpus or pack whose tracks are held and asked about instead of the corpus' own.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,8 +89,7 @@ def evaluate_identify(
     )
     folder = library or cache_folder() / f"evaluate-{method}-{fold}"
     facts = _measure(
-        corpus,
-        distractors or [],
+        (corpus, distractors or [], recordings),
         folder,
         plan,
         (model, compressor),
@@ -101,8 +107,7 @@ def evaluate_identify(
 
 
 def _measure(
-    corpus: Path,
-    distractors: list[Path],
+    sources: tuple[Path, list[Path], Path | None],
     folder: Path,
     plan: Plan,
     models: tuple[str | None, str | None],
@@ -117,10 +122,11 @@ def _measure(
     from spolia.evaluation import identify, report, running
     from spolia.library import Library
 
+    corpus, distractors, recordings = sources
     model, compressor = models
     options: dict[str, Any] = {"model": model, "compressor": compressor, "threads": threads}
     with Library(folder, methods=method.split("+"), **options) as opened:
-        evaluation = identify.Evaluation(corpus, opened, plan, distractors)
+        evaluation = identify.Evaluation(corpus, opened, plan, distractors, recordings)
         with AddBar() as adding:
             evaluation.fill(adding.update)
         path = folder.with_name(f"{folder.name}.partial.jsonl")

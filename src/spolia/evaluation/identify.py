@@ -1,6 +1,6 @@
 """The protocol of ``spolia evaluate identify``.
 
-The library holds all tracks of the corpus but one half of the ``val`` groups. Known queries are
+The library holds all tracks of a corpus but one half of the ``val`` groups. Known queries are
 cut from the other half, absent queries from the left-out half; neither was trained on. With
 ``fold`` 1 the halves change roles: calibration is fitted on fold 1 and measured on fold 0, on
 other recordings. Queries of a place are prefixes of one degraded excerpt, so lengths are paired.
@@ -111,28 +111,39 @@ class Evaluation:
     """Holds the library and the truth of one fold."""
 
     def __init__(
-        self, corpus: Path, library: Library, plan: Plan, distractors: Sequence[Path] = ()
+        self,
+        corpus: Path,
+        library: Library,
+        plan: Plan,
+        distractors: Sequence[Path] = (),
+        recordings: Path | None = None,
     ) -> None:
-        """Take the corpus, a library to fill, and further files or folders for it to hold."""
+        """Take the corpus, a library to fill, and further files or folders for it to hold.
+
+        recordings: corpus or pack whose tracks are held and asked about; by default the corpus,
+        which else gives noises and rooms alone.
+        """
         self.corpus, self.library, self.plan = corpus, library, plan
+        self.recordings = recordings or corpus
         self.distractors = list(find_files(distractors))
-        self.tracks = {f.file: f for f in read_manifest(corpus, "track")}
+        self.tracks = {f.file: f for f in read_manifest(self.recordings, "track")}
         self.materials = load_materials(corpus)
         self.known = val_half(self.tracks.values(), plan.fold)
         self.absent = val_half(self.tracks.values(), 1 - plan.fold)
         self._load = lru_cache(maxsize=48)(  # as many as a half of val has
-            lambda file: Audio.load(corpus / file, sample_rate=EVALUATION_RATE)
+            lambda file: Audio.load(self.recordings / file, sample_rate=EVALUATION_RATE)
         )
-        self.file_of = {r.id: _relative(r.path, corpus) for r in library}
+        self.file_of = {r.id: _relative(r.path, self.recordings) for r in library}
 
     def fill(self, progress: Callable[[Any], None] | None = None) -> None:
         """Bring the library to hold all tracks but the left-out ones, and the distractors."""
         left_out = {f.file for f in self.absent}
-        wanted = [self.corpus / f for f in self.tracks if f not in left_out] + self.distractors
+        wanted = [f.path for f in self.tracks.values() if f.file not in left_out]
+        wanted += self.distractors
         paths = {os.path.abspath(path) for path in wanted}
         self.library.remove([r.id for r in self.library if r.path not in paths])
         self.library.add(wanted, progress=progress)
-        self.file_of = {r.id: _relative(r.path, self.corpus) for r in self.library}
+        self.file_of = {r.id: _relative(r.path, self.recordings) for r in self.library}
 
     def tasks(self) -> Iterator[Task]:
         """Yield all queries to make, known ones first."""

@@ -89,6 +89,7 @@ def _shared(
         (library.model, library.compressor),
         evaluation.plan,
         evaluation.distractors,
+        evaluation.recordings,
         method,
     )
     pool = ProcessPoolExecutor(
@@ -117,6 +118,7 @@ def _open(
     models: tuple[str | None, str | None],
     plan: Plan,
     distractors: list[Path],
+    recordings: Path,
     method: str | None,
 ) -> None:
     """Open the library in a worker; an interrupt is the parent's to handle."""
@@ -124,7 +126,7 @@ def _open(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model, compressor = models
     library = Library(folder, create=False, model=model, compressor=compressor, threads=1)
-    _worker = Evaluation(corpus, library, plan, distractors), method
+    _worker = Evaluation(corpus, library, plan, distractors, recordings), method
 
 
 def _answer(task: Task) -> list[Outcome]:
