@@ -37,13 +37,13 @@ Ranks = tuple[int, int]  # of a recording's best place: among places, among reco
 def orders(finder: SampleFinder) -> dict[str, list[Nominee]]:
     """Return the places that a query may sample, the likeliest first, as each stage has them."""
     assert finder.search is not None
-    hits = partial(finder._hits, N_HITS)
+    hits = partial(finder.hits, N_HITS)
     every = hits(0.0, np.inf)
     agreeing = finder.search.nominees(hits, n=N_PLACES)
     return {
         "vectors": nominate(every, seconds=finder.seconds, n=N_PLACES),
         "nodes": agreeing,
-        f"nodes, then sketches of {N_SCREENED}": finder._screened(agreeing[:N_SCREENED]),
+        f"nodes, then sketches of {N_SCREENED}": finder.screened(agreeing[:N_SCREENED]),
     }
 
 

@@ -99,12 +99,12 @@ class SampleFinder:
     def evidence(self) -> list[Evidence]:
         """Return what speaks for each recording that may be sampled, the best first."""
         if self.search:
-            nominees = self.search.nominees(partial(self._hits, N_HITS), n=N_SCREENED)
+            nominees = self.search.nominees(partial(self.hits, N_HITS), n=N_SCREENED)
         else:
-            hits = self._hits(N_NEIGHBOURS, 0.0, np.inf)
+            hits = self.hits(N_NEIGHBOURS, 0.0, np.inf)
             nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
         nominees = self.judged(nominees) if self.judged else nominees
-        screened = self._screened(nominees)
+        screened = self.screened(nominees)
         nominees = self._judged(screened[:N_NOMINEES])
         lead, ahead = _leads(nominees, "score"), _leads(nominees, "agreement")
         left = [n for n in nominees if n.logit >= REJECT]
@@ -126,7 +126,7 @@ class SampleFinder:
             for (nominee, _), (played, traced) in zip(best, every, strict=True)
         ]
 
-    def _hits(self, n: int, start: float, end: float) -> Hits:
+    def hits(self, n: int, start: float, end: float) -> Hits:
         """Return up to ``n`` hits of each window that begins between two times of the query."""
         times = self.fingerprint.times
         within = (times >= start) & (times < end)
@@ -171,7 +171,7 @@ class SampleFinder:
             ((r, s) for r, s in scores.items() if r not in known), key=lambda item: -item[1]
         )
 
-    def _screened(self, nominees: list[Nominee]) -> list[Nominee]:
+    def screened(self, nominees: list[Nominee]) -> list[Nominee]:
         """Return nominees in the order in which their sketches and similarity speak for them.
 
         Those without a sketch keep their order; where none has one, so do all.
