@@ -20,6 +20,7 @@ from spolia.training.caching import backward_in_chunks
 from spolia.training.coding import code_file
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_initial, load_trained
+from spolia.training.late import Late
 from spolia.training.mining import mine
 from spolia.training.objective import Objective
 from spolia.training.pool import extended, load_pool
@@ -34,7 +35,7 @@ from spolia.training.responses import (
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
 from spolia.training.sampling import SampleBatchMaker
 from spolia.training.stems import load_stems
-from spolia.training.validation import retrieval
+from spolia.training.validation import late_retrieval, retrieval
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +80,16 @@ class Run(ResumableRun):
         self.held_out = make_batches(quiet, options, self.model, self.geometry, "val")
         if not self.restore():
             self._begin()
+        self.late = Late(recipe, self.model) if recipe.late.share else None
         self.objective = self._objective()
         self._mine()
-        self.embed = torch.compile(self.model.embed) if options.compile else self.model.embed
+        embed = self.late.packed if self.late else self.model.embed
+        self.embed = torch.compile(embed) if options.compile else embed
 
     def _objective(self) -> Objective:
         config = self.recipe.teacher
         teacher = self._frozen(config.weights) if config.weights else None
-        return Objective(self.recipe.optimiser, config, teacher)
+        return Objective(self.recipe.optimiser, config, teacher, self.late)
 
     def _mine(self) -> None:
         config = self.recipe.mining
@@ -183,7 +186,12 @@ class Run(ResumableRun):
     def validate(self) -> dict[str, float]:
         """Return retrieval figures on val tracks with the averaged weights."""
         with torch.no_grad():
-            return retrieval(self.average, self.held_out, n_batches=4, seed=977)
+            found = retrieval(self.average, self.held_out, n_batches=4, seed=977)
+            if self.late:
+                found["val_late"] = late_retrieval(
+                    self.late, self.average, self.held_out, n_batches=4, seed=977
+                )
+        return found
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

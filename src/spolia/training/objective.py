@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spolia.errors import TrainingError
+from spolia.training.late import Late, mixture_contrast
 from spolia.training.losses import (
     mixture_nt_xent,
     nt_xent,
@@ -20,15 +21,22 @@ LOSSES = ("nt_xent", "triplet")
 
 
 class Objective:
-    """A contrastive loss, mixed with the imitation of a teacher where there is one."""
+    """A contrastive loss, mixed with that of nodes and with the imitation of a teacher."""
 
     def __init__(
-        self, optimiser: OptimiserConfig, config: TeacherConfig, teacher: Any = None
+        self,
+        optimiser: OptimiserConfig,
+        config: TeacherConfig,
+        teacher: Any = None,
+        late: Late | None = None,
     ) -> None:
-        """Take settings and, if the recipe names one, a trained encoder with the same front end."""
+        """Take settings and, if the recipe names one, a trained encoder with the same front end.
+
+        late: what nodes are packed and scored by; vectors come with their nodes then.
+        """
         if optimiser.loss not in LOSSES:
             raise TrainingError(f"unknown loss {optimiser.loss!r}; known: {', '.join(LOSSES)}")
-        self.optimiser, self.config, self.teacher = optimiser, config, teacher
+        self.optimiser, self.config, self.teacher, self.late = optimiser, config, teacher, late
 
     @torch.no_grad()
     def wanted(self, rows: Tensor) -> Tensor | None:
@@ -47,17 +55,11 @@ class Objective:
         groups: of the rows, int64 [shape=(n_rows,)]; wanted: see :meth:`wanted`; others: of
         mixtures, the second row in each, int64 [shape=(n_rows,)].
         """
-        anchors, positives = (v.flatten(0, 1) for v in vectors.chunk(2))
-        n_segments = vectors.shape[1]
-        of = groups[:, None].expand(len(groups), n_segments).flatten()
-        if others is not None:
-            step = torch.arange(n_segments, device=others.device)
-            second = (others[:, None] * n_segments + step).flatten()
-            loss = mixture_nt_xent(anchors, positives, of, second, self.optimiser.temperature)
-        elif self.optimiser.loss == "triplet":
-            loss = semi_hard_triplet(anchors, positives, of, self.optimiser.margin)
-        else:
-            loss = nt_xent(anchors, positives, of, self.optimiser.temperature)
+        of = groups[:, None].expand(len(groups), vectors.shape[1]).flatten()
+        second = None if others is None else _spread(others, vectors.shape[1])
+        loss = self._contrast(vectors, of, second)
+        if self.late is not None:
+            vectors = self.late.vectors(vectors)
         if wanted is None:
             return loss
         imitation = similarity_distillation(
@@ -67,3 +69,25 @@ class Objective:
             self.config.temperature,
         )
         return (1 - self.config.share) * loss + self.config.share * imitation
+
+    def _contrast(self, rows: Tensor, groups: Tensor, others: Tensor | None) -> Tensor:
+        """Return the loss by what belongs together; arguments by segment, not by row."""
+        packed = [of.flatten(0, 1) for of in rows.chunk(2)]
+        anchors, positives = packed if self.late is None else map(self.late.vectors, packed)
+        if others is not None:
+            loss = mixture_nt_xent(anchors, positives, groups, others, self.optimiser.temperature)
+        elif self.optimiser.loss == "triplet":
+            loss = semi_hard_triplet(anchors, positives, groups, self.optimiser.margin)
+        else:
+            loss = nt_xent(anchors, positives, groups, self.optimiser.temperature)
+        if self.late is None or others is None:
+            return loss
+        agreement = self.late.agreement(packed[1], packed[0])
+        share = self.late.config.share
+        return (1 - share) * loss + share * mixture_contrast(agreement, groups, others)
+
+
+def _spread(rows: Tensor, n_segments: int) -> Tensor:
+    """Return the numbers of rows' segments, of the numbers of rows."""
+    step = torch.arange(n_segments, device=rows.device)
+    return (rows[:, None] * n_segments + step).flatten()

@@ -91,6 +91,14 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class LateConfig:
+    """Nodes that learn to find theirs in other windows, see late.py; of the model "sample"."""
+
+    share: float = 0.0  # of the loss; needs ``node_dim`` in [model]
+    temperature: float = 1.0  # of agreement, in deviations
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run of a fingerprint encoder."""
 
@@ -107,6 +115,7 @@ class Recipe:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    late: LateConfig = field(default_factory=LateConfig)
 
 
 def load_recipe(path: Path) -> Recipe:

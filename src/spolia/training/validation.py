@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spolia.training.batches import BatchMaker
+from spolia.training.late import Late
 
 
 def retrieval(model: Any, batches: BatchMaker, *, n_batches: int, seed: int) -> dict[str, float]:
@@ -36,10 +37,30 @@ def retrieval(model: Any, batches: BatchMaker, *, n_batches: int, seed: int) -> 
     }
 
 
+def late_retrieval(
+    late: Late, model: Any, batches: BatchMaker, *, n_batches: int, seed: int
+) -> float:
+    """Return the share of mixtures whose own window's nodes agree most, of all in their batch."""
+    right, n = 0.0, 0
+    for i in range(n_batches):
+        batch = batches.draw(i, seed=seed)
+        anchors, positives = (
+            late.packed(rows, model).flatten(0, 1) for rows in (batch.anchors, batch.positives)
+        )
+        assert batch.others is not None
+        right += len(anchors) * _first(late.agreement(positives, anchors), batch.others)
+        n += len(anchors)
+    return right / n
+
+
 def _top1(queries: Tensor, gallery: Tensor, second: Tensor) -> float:
     """Return the share of queries that are nearest to their own row; ``second`` is no rival."""
-    similarity = torch.einsum("qsd,gsd->qg", queries, gallery)
-    row = torch.arange(len(queries), device=similarity.device)
+    return _first(torch.einsum("qsd,gsd->qg", queries, gallery), second)
+
+
+def _first(similarity: Tensor, second: Tensor) -> float:
+    """Return the share of rows [shape=(n, n)] whose own column is the most similar one."""
+    row = torch.arange(len(similarity), device=similarity.device)
     own = similarity[row, row].clone()
     similarity[row, second] = float("-inf")
     similarity[row, row] = own
