@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from corpora import make_corpus
 from fakes import tune
 from spolia.audio import Audio
 from spolia.cli import app
+from spolia.cli.sample_commands import distinct_stems
 from spolia.corpus import read_manifest
 from spolia.encoders import Encoder, open_encoder
 from spolia.encoding import write_wav
@@ -295,6 +297,24 @@ def test_the_command_line_adds_asks_and_writes(exported, tmp_path):
     assert isinstance(run.exception, ParameterError)
     run = CliRunner().invoke(app, ["samples", str(tmp_path / "none.wav"), *library])
     assert run.exit_code == 1
+    (tmp_path / "nothing").mkdir()
+    run = CliRunner().invoke(app, ["samples", str(tmp_path / "nothing"), *library])
+    assert isinstance(run.exception, ParameterError)
+    assert str(run.exception).endswith("nothing looks like audio; give tracks or their folder")
+    (tmp_path / "other").mkdir()
+    track.with_name("other").joinpath("track.flac").write_bytes(track.read_bytes())
+    both = [str(track), str(tmp_path / "other")]
+    outputs = ["--export", str(tmp_path / "both"), "--html", str(tmp_path / "pages")]
+    run = CliRunner().invoke(app, ["samples", *both, *outputs, *library])
+    assert run.exit_code == 0, run.output
+    assert {p.name for p in (tmp_path / "pages").iterdir()} == {"track.html", "track-2.html"}
+    assert len(list((tmp_path / "both").iterdir())) == 6
+
+
+def test_tracks_of_one_name_are_told_apart():
+    tracks = [Path(p) for p in ("a/01.flac", "b/01.mp3", "c/01-2.wav", "d/01.ogg", "A/01.flac")]
+    assert list(distinct_stems(tracks).values()) == ["01", "01-2", "01-2-2", "01-3", "01-4"]
+    assert distinct_stems(tracks[:1] * 2) == {tracks[0]: "01"}
 
 
 def test_weights_of_a_model_file_can_be_trained_on(corpus, tmp_path):

@@ -27,10 +27,13 @@ COLUMNS = (
 )
 
 
-def write_labels(folder: Path, answer: Samples) -> list[Path]:
-    """Write NAME.audacity.txt, NAME.sonic-visualiser.csv and NAME.csv; return their paths."""
+def write_labels(folder: Path, answer: Samples, name: str | None = None) -> list[Path]:
+    """Write NAME.audacity.txt, NAME.sonic-visualiser.csv and NAME.csv; return their paths.
+
+    name: by default that of the track without its suffix.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(answer.query).stem
+    stem = name or Path(answer.query).stem
     contents = {
         f"{stem}.audacity.txt": audacity(answer),
         f"{stem}.sonic-visualiser.csv": sonic_visualiser(answer),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +74,7 @@ def samples(
 ) -> None:
     """Say which recordings tracks sample, where, and what was done to them."""
     from spolia.cli.output import report_failures
+    from spolia.errors import ParameterError
     from spolia.ingest import find_files
     from spolia.library import Library
     from spolia.sample_graph import check_graph_name, write_graph
@@ -80,6 +82,9 @@ def samples(
     if graph is not None:
         check_graph_name(graph)
     tracks = [path for file in files for path in (find_files([file]) if file.is_dir() else [file])]
+    if not tracks:
+        given = ", ".join(map(str, files))
+        raise ParameterError(f"{given}: nothing looks like audio; give tracks or their folder")
     failed: list[tuple[str, str]] = []
     answers: list[Samples] = []
     opened = Library(
@@ -91,8 +96,9 @@ def samples(
     )
     with opened:
         outputs = _Outputs(export, page, plot, several=len(tracks) > 1)
-        for answer in _answers(opened, tracks, top, threshold, failed, as_json=as_json):
-            outputs.write(opened, answer)
+        names = distinct_stems(tracks)
+        for track, answer in _answers(opened, tracks, top, threshold, failed, as_json=as_json):
+            outputs.write(opened, answer, names[track])
             answers.append(answer)
     if graph is not None:
         write_graph(graph, answers)
@@ -107,8 +113,8 @@ def _answers(
     failed: list[tuple[str, str]],
     *,
     as_json: bool,
-) -> Iterator[Samples]:
-    """Yield and print the answer to each track; a track in the library is not looked for itself."""
+) -> Iterator[tuple[Path, Samples]]:
+    """Yield each track and print its answer; a track in the library is not looked for itself."""
     from spolia.cli.output import Bar
     from spolia.errors import AudioError
 
@@ -129,7 +135,7 @@ def _answers(
             typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
         else:
             typer.echo("\n".join(sample_lines(answer)))
-        yield answer
+        yield track, answer
 
 
 @dataclass(frozen=True)
@@ -141,18 +147,30 @@ class _Outputs:
     plot: Path | None
     several: bool  # paths are folders then
 
-    def write(self, library: Library, answer: Samples) -> None:
+    def write(self, library: Library, answer: Samples, name: str) -> None:
         if self.export is not None:
             from spolia.labels import write_labels
 
-            write_labels(self.export, answer)
+            write_labels(self.export, answer, name)
         if self.page is not None:
-            _write_page(self._of(self.page, answer, ".html"), library, answer)
+            _write_page(self._of(self.page, f"{name}.html"), library, answer)
         if self.plot is not None:
-            _write_plot(self._of(self.plot, answer, ".png"), library, answer)
+            _write_plot(self._of(self.plot, f"{name}.png"), library, answer)
 
-    def _of(self, path: Path, answer: Samples, suffix: str) -> Path:
-        return path / f"{Path(answer.query).stem}{suffix}" if self.several else path
+    def _of(self, path: Path, name: str) -> Path:
+        return path / name if self.several else path
+
+
+def distinct_stems(tracks: Iterable[Path]) -> dict[Path, str]:
+    """Return a name for each track: without its suffix, and numbered where another has it too."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for track in dict.fromkeys(tracks):
+        numbered = (f"{track.stem}-{n}" for n in count(2))
+        name = next(n for n in chain([track.stem], numbered) if n.casefold() not in taken)
+        taken.add(name.casefold())
+        names[track] = name
+    return names
 
 
 def _windows(library: Library, answer: Samples) -> list[Windows | None]:
