@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,9 +16,9 @@ from typer.testing import CliRunner
 
 from fakes import tune
 from spolia.audio import Audio
-from spolia.cli import app
+from spolia.cli import app, main
 from spolia.encoders import shipped_models
-from spolia.encoding import write_wav
+from spolia.encoding import write_wav, write_whole
 
 needs_model = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
 
@@ -225,3 +227,45 @@ def test_an_interrupted_add_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "run the same command again" in messages
     assert "Traceback" not in messages
+
+
+def test_an_error_of_the_system_is_a_sentence(tmp_path, monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "page.html")
+
+    monkeypatch.setattr("spolia.cli.app", full)
+    monkeypatch.setattr("sys.argv", ["spolia"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = "spolia: page.html: no space left on device; check the path, its rights and the disk\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr("sys.argv", ["spolia", "--debug"])
+    with pytest.raises(OSError, match="No space left"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (("--html", "folder"), "folder is a folder; give the name of a file"),
+        (("--plot", "folder"), "folder is a folder; give the name of a file"),
+        (("--graph", "g.json"), "g.json is a folder; give the name of a file"),
+        (("--export", "file"), "file is a file; give a folder"),
+    ],
+)
+def test_outputs_are_checked_before_a_search(tmp_path, monkeypatch, output, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "g.json").mkdir()
+    (tmp_path / "file").write_text("")
+    run = spolia("samples", "track.wav", *output, "--library", "none")
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"spolia: {said}")
+
+
+def test_an_unfinished_file_is_taken_away(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "folder", b"data")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -21,8 +21,12 @@ RATES = {"libopencore_amrnb": [8000]}  # Hz; of encoders that do not tell
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all; threads may write one at the same time."""
     unfinished = target.with_name(f"{target.name}.partial-{threading.get_ident()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_wav(path: str | os.PathLike[str], audio: Audio) -> None:

@@ -70,3 +70,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # of a file that is written, mostly
+        if "--debug" in sys.argv or error.strerror is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        reason = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+        typer.echo(f"spolia: {place}{reason}; check the path, its rights and the disk", err=True)
+        sys.exit(1)

@@ -81,10 +81,13 @@ def samples(
 
     if graph is not None:
         check_graph_name(graph)
+        _check_file(graph)
     tracks = [path for file in files for path in (find_files([file]) if file.is_dir() else [file])]
     if not tracks:
         given = ", ".join(map(str, files))
         raise ParameterError(f"{given}: nothing looks like audio; give tracks or their folder")
+    outputs = _Outputs(export, page, plot, several=len(tracks) > 1)
+    outputs.check()
     failed: list[tuple[str, str]] = []
     answers: list[Samples] = []
     opened = Library(
@@ -95,7 +98,6 @@ def samples(
         threads=threads,
     )
     with opened:
-        outputs = _Outputs(export, page, plot, several=len(tracks) > 1)
         names = distinct_stems(tracks)
         for track, answer in _answers(opened, tracks, top, threshold, failed, as_json=as_json):
             outputs.write(opened, answer, names[track])
@@ -147,6 +149,14 @@ class _Outputs:
     plot: Path | None
     several: bool  # paths are folders then
 
+    def check(self) -> None:
+        """Raise ParameterError for what cannot be written, before a search begins."""
+        if self.export is not None:
+            _check_folder(self.export)
+        for path in (self.page, self.plot):
+            if path is not None:
+                (_check_folder if self.several else _check_file)(path)
+
     def write(self, library: Library, answer: Samples, name: str) -> None:
         if self.export is not None:
             from spolia.labels import write_labels
@@ -159,6 +169,20 @@ class _Outputs:
 
     def _of(self, path: Path, name: str) -> Path:
         return path / name if self.several else path
+
+
+def _check_folder(path: Path) -> None:
+    from spolia.errors import ParameterError
+
+    if path.exists() and not path.is_dir():
+        raise ParameterError(f"{path} is a file; give a folder for what is written of the tracks")
+
+
+def _check_file(path: Path) -> None:
+    from spolia.errors import ParameterError
+
+    if path.is_dir():
+        raise ParameterError(f"{path} is a folder; give the name of a file")
 
 
 def distinct_stems(tracks: Iterable[Path]) -> dict[Path, str]:
