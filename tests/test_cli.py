@@ -269,3 +269,12 @@ def test_an_unfinished_file_is_taken_away(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_whole(tmp_path / "folder", b"data")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("command", ["identify", "samples"])
+@pytest.mark.parametrize("lengths", ["2,x", "-1", "0.1", "nan", "1e9"])
+def test_lengths_that_are_none_are_refused(tmp_path, command, lengths):
+    words = ["evaluate", command, "--corpus", str(tmp_path), "--lengths", lengths]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 2
+    assert "in --lengths is no length; give seconds from 1 to 600" in run.output

@@ -516,3 +516,10 @@ def test_an_unknown_loss_is_named(corpus, tmp_path):
     with pytest.raises(TrainingError, match="unknown loss 'hope'; known: nt_xent, triplet"):
         Run(small(loss="hope"), options(corpus, tmp_path))
     train(small(loss="triplet", steps=2), options(corpus, tmp_path / "triplet"), lambda _: None)
+
+
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path):
+    for content in (b"", b"hello\n", bytes(range(256)) * 9):
+        (tmp_path / "c.pt").write_bytes(content)
+        with pytest.raises(TrainingError, match=r"c.pt is not a checkpoint \(.*\); give the"):
+            load_checkpoint(tmp_path / "c.pt")

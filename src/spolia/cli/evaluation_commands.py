@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from spolia.ingest import AddProgress
     from spolia.library import Library
 
+LONGEST_QUERY = 600.0  # seconds
+
 evaluate_app = typer.Typer(help="Measure on a corpus.", no_args_is_help=True)
 
 DistractorsOption = Annotated[
@@ -82,7 +84,7 @@ def evaluate_identify(
     plan = Plan(
         known,
         absent,
-        tuple(float(s) for s in lengths.split(",")),
+        _seconds(lengths or "none"),
         named(conditions.split(",")),
         seed,
         fold,
@@ -104,6 +106,21 @@ def evaluate_identify(
         from spolia.evaluation.report import markdown
 
         typer.echo(markdown(facts))
+
+
+def _seconds(lengths: str) -> tuple[float, ...]:
+    """Return lengths of queries as they were typed; none where there are none."""
+    found = []
+    for text in filter(None, lengths.split(",")):
+        try:
+            found.append(float(text))
+        except ValueError:
+            found.append(float("nan"))
+        if not 1.0 <= found[-1] <= LONGEST_QUERY:
+            raise typer.BadParameter(
+                f"{text!r} in --lengths is no length; give seconds from 1 to {LONGEST_QUERY:.0f}"
+            )
+    return tuple(found)
 
 
 def _measure(
@@ -234,7 +251,7 @@ def _sample_benchmark(
 
     if bool(corpora) == bool(sample100):
         raise typer.BadParameter("give either --corpus or --sample100")
-    seconds = tuple(float(s) for s in lengths.split(",") if s)
+    seconds = _seconds(lengths)
     if sample100:
         return Sample100(sample100, distractors=distractors, lengths=seconds, seed=seed)
     plan = SamplePlan(n_tracks, n_free, lengths=seconds, split=split, seed=seed)

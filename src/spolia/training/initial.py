@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import torch
@@ -17,10 +18,16 @@ from spolia.networks.sample_encoder import SampleEncoder
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it."""
+    """Read a checkpoint without running code from it; raises TrainingError where it is none."""
     if not path.is_file():
         raise TrainingError(f"{path} does not exist; give a checkpoint of a run")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, PickleError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{path} is not a checkpoint ({reason}); give the checkpoint of a run"
+        ) from error
 
 
 def network_of(state: dict[str, Any]) -> Any:
