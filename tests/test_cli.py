@@ -185,9 +185,9 @@ def test_every_command_has_help():
 
 IMPORT = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 import spolia
-elapsed = time.perf_counter() - start
+elapsed = time.process_time() - start
 names = ("torch", "fastapi", "uvicorn", "typer", "onnxruntime", "faiss")
 heavy = [m for m in names if m in sys.modules]
 print(elapsed, heavy)
@@ -201,11 +201,12 @@ def test_import_is_cheap_and_loads_nothing_heavy():
 
 
 def test_help_takes_at_most_half_a_second():
-    times = []
+    times = []  # of the processor: other tests may run beside this one
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         assert spolia("--help").returncode == 0
-        times.append(time.perf_counter() - start)
+        after = os.times()
+        times.append(sum(after[2:4]) - sum(before[2:4]))
     assert np.min(times) < 0.5
 
 
