@@ -31,14 +31,13 @@ def write_whole(target: Path, data: bytes) -> None:
 
 def write_wav(path: str | os.PathLike[str], audio: Audio) -> None:
     """Write 16-bit PCM; the file appears whole or not at all."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    with wave.open(str(partial), "wb") as out:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(audio.sample_rate)
         out.writeframes((np.clip(audio.samples, -1, 1) * 32767).round().astype("<i2").tobytes())
-    partial.replace(target)
+    write_whole(Path(path), buffer.getvalue())
 
 
 def encode(

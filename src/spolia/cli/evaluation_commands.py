@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +85,7 @@ def evaluate_identify(
     plan = Plan(
         known,
         absent,
-        _seconds(lengths or "none"),
+        _seconds(lengths.split(",")),
         named(conditions.split(",")),
         seed,
         fold,
@@ -108,10 +109,10 @@ def evaluate_identify(
         typer.echo(markdown(facts))
 
 
-def _seconds(lengths: str) -> tuple[float, ...]:
-    """Return lengths of queries as they were typed; none where there are none."""
+def _seconds(lengths: Iterable[str]) -> tuple[float, ...]:
+    """Return lengths of queries as they were typed."""
     found = []
-    for text in filter(None, lengths.split(",")):
+    for text in lengths:
         try:
             found.append(float(text))
         except ValueError:
@@ -251,7 +252,7 @@ def _sample_benchmark(
 
     if bool(corpora) == bool(sample100):
         raise typer.BadParameter("give either --corpus or --sample100")
-    seconds = _seconds(lengths)
+    seconds = _seconds(filter(None, lengths.split(",")))
     if sample100:
         return Sample100(sample100, distractors=distractors, lengths=seconds, seed=seed)
     plan = SamplePlan(n_tracks, n_free, lengths=seconds, split=split, seed=seed)

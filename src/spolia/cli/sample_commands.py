@@ -23,6 +23,7 @@ from spolia.cli.options import (
     TopOption,
     library_folder,
 )
+from spolia.errors import AudioError, ParameterError
 
 if TYPE_CHECKING:
     from spolia.library import Library
@@ -74,7 +75,6 @@ def samples(
 ) -> None:
     """Say which recordings tracks sample, where, and what was done to them."""
     from spolia.cli.output import report_failures
-    from spolia.errors import ParameterError
     from spolia.ingest import find_files
     from spolia.library import Library
     from spolia.sample_graph import check_graph_name, write_graph
@@ -118,7 +118,6 @@ def _answers(
 ) -> Iterator[tuple[Path, Samples]]:
     """Yield each track and print its answer; a track in the library is not looked for itself."""
     from spolia.cli.output import Bar
-    from spolia.errors import AudioError
 
     for track in tracks:
         own = library.catalog.find_path(os.path.abspath(track))
@@ -172,15 +171,11 @@ class _Outputs:
 
 
 def _check_folder(path: Path) -> None:
-    from spolia.errors import ParameterError
-
     if path.exists() and not path.is_dir():
         raise ParameterError(f"{path} is a file; give a folder for what is written of the tracks")
 
 
 def _check_file(path: Path) -> None:
-    from spolia.errors import ParameterError
-
     if path.is_dir():
         raise ParameterError(f"{path} is a folder; give the name of a file")
 

@@ -23,6 +23,7 @@ import numpy as np
 from spolia.audio import Audio
 from spolia.calibration import strength
 from spolia.corpus import CorpusFile, is_device, read_manifest
+from spolia.encoding import write_whole
 from spolia.evaluation.conditions import CONDITIONS, STANDARD, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
 from spolia.ingest import find_files
@@ -344,9 +345,7 @@ def _rate(values: Sequence[bool], outcomes: Sequence[Outcome]) -> Rate:
 def write_outcomes(path: Path, outcomes: Sequence[Any], **facts: Any) -> None:
     """Write all outcomes, dataclasses, and the facts of the run as JSON."""
     content = {**facts, "outcomes": [asdict(o) for o in outcomes]}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=None))
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=None).encode())
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

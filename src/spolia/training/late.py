@@ -16,12 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from spolia.errors import TrainingError
 from spolia.networks.sample_encoder import SampleEncoder
+from spolia.sample_agreement import BESIDE, RARE, SOFTENING
 from spolia.training.recipe import Recipe
 
-RARE = 2.5  # deviations from which a similarity counts, as in the search
 SOFTNESS = 0.25  # deviations: what is less rare counts a little, so that it can be learned
-BESIDE = 0.97  # of a cosine that counts one column sooner or later
-SOFTENING = 0.02  # of a node's deviation
 
 
 class Late:
@@ -96,7 +94,7 @@ def _evidence(asking: Tensor, asked: Tensor) -> Tensor:
     cosines = torch.maximum(cosines, BESIDE * torch.maximum(before, after))
     cosines = cosines.float()
     mean, deviation = cosines.mean(2, keepdim=True), cosines.std(2, keepdim=True)
-    rarity = (cosines - mean) / (deviation + SOFTENING) - RARE
+    rarity = (cosines - mean) / (deviation + SOFTENING[0]) - RARE
     return (SOFTNESS * F.softplus(rarity / SOFTNESS)).sum(0)
 
 
