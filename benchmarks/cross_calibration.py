@@ -1,10 +1,11 @@
 """Scores a run of `spolia evaluate samples` with a calibration of its own, fitted crosswise.
 
-    python benchmarks/cross_calibration.py OUT/samples-samples-0.json [--write FILE] [--deaf]
+    python benchmarks/cross_calibration.py OUT/samples-samples-0.json [--write FILE] [--out FILE]
 
 A model that was never calibrated ranks by a guess, and one calibrated on the tracks it is measured
 on flatters itself. Here the tracks are divided in two by the recordings they sample; each half is
 ranked by what the other half teaches. --write: a calibration fitted on all of them, to be shipped.
+--out: the figures, for `spolia train record`.
 --deaf: the classifier's logit is not listened to; it has still had its say in what was nominated.
 """
 
@@ -24,6 +25,8 @@ from spolia.evaluation.sample_report import markdown
 from spolia.evaluation.sample_running import fit
 from spolia.evaluation.samples import Ranked, SampleOutcome, summarise
 from spolia.samples import SampleCalibration
+
+NOTE = "each half of the tracks ranked by a calibration fitted on the other"
 
 
 def half_of(outcome: SampleOutcome) -> int:
@@ -70,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outcomes", type=Path)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--deaf", action="store_true")
     options = parser.parse_args()
     outcomes = read(options.outcomes)
@@ -78,7 +82,11 @@ def main() -> None:
     table = summarise(crossed(outcomes), 0.5, ())
     del table["map_lenient"]  # what is a distractor is not in the file
     facts = json.loads(options.outcomes.read_text())
-    print(markdown({**facts, "tables": {"track": table}}))
+    del facts["outcomes"]
+    facts |= {"tables": {"track": table}, "note": NOTE}
+    print(markdown(facts))
+    if options.out:
+        options.out.write_text(json.dumps(facts, indent=1) + "\n")
     if options.write:
         options.write.write_text(json.dumps(fit(outcomes).to_dict(), indent=1) + "\n")
 

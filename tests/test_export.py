@@ -275,3 +275,26 @@ def test_a_calibration_is_written_into_a_model_file_or_refused(exported, tmp_pat
         assert isinstance(run.exception, ParameterError)
         assert message in str(run.exception)
     assert read_card(copy).calibration == values
+
+
+def test_a_classifier_takes_a_calibration_of_samples_and_a_compressor_none(tmp_path):
+    from importlib import resources
+
+    from typer.testing import CliRunner
+
+    from spolia.cli import app
+    from spolia.encoders import read_card
+    from spolia.samples import UNFITTED
+
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(UNFITTED.to_dict()))
+    copies = {name: tmp_path / f"{name}.onnx" for name in ("classifier", "compressed")}
+    for name, copy in copies.items():
+        copy.write_bytes((resources.files("spolia") / f"weights/{name}.onnx").read_bytes())
+    before = copies["compressed"].read_bytes()
+    run = CliRunner().invoke(app, ["train", "calibrate", str(copies["classifier"]), str(file)])
+    assert run.exit_code == 0, run.output
+    assert read_card(copies["classifier"]).calibration["threshold"] == UNFITTED.threshold
+    run = CliRunner().invoke(app, ["train", "calibrate", str(copies["compressed"]), str(file)])
+    assert "calibrate the model of segments" in str(run.exception)
+    assert copies["compressed"].read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from spolia.encoders import ModelCard
 
@@ -24,7 +25,7 @@ def render(card: ModelCard) -> str:
         "",
         "## Results",
         "",
-        *([f"- {json.dumps(result)}" for result in card.results] or ["- none recorded"]),
+        *([line for result in card.results for line in _result(result)] or ["- none recorded"]),
         "",
         "## Training data and attributions",
     ]
@@ -32,3 +33,16 @@ def render(card: ModelCard) -> str:
         parts += ["", f"### {kind}: {data['files']} files", ""]
         parts += [f"- {text}" for text in data["attributions"]]
     return "\n".join(parts)
+
+
+def _result(result: dict[str, Any]) -> list[str]:
+    """Return a run of the benchmark as a table; see spolia.evaluation.record."""
+    figures = result["figures"]
+    lines = [f"`{result['command']}`", "", f"- library: {result['library']}"]
+    lines += [f"- {result['note']}"] if result["note"] else []
+    lines += ["", f"| % [95 % interval] | {' | '.join(figures['columns'])} |"]
+    lines.append("|---" * (len(figures["columns"]) + 1) + "|")
+    for label, cells in figures["rows"]:
+        shown = (f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in cells)
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return [*lines, ""]

@@ -288,7 +288,7 @@ def _measure_samples(
         with Bar("queries") as bar:
             outcomes = benchmark.run(tracks, find, journal, bar.show)
         facts: dict[str, Any] = {
-            "plan": asdict(plan),
+            "plan": {"benchmark": benchmark.name, **asdict(plan)},
             "library": repr(opened).split(": ", 1)[1].rstrip(">"),
             "method": method,
             "classifier": classifier,

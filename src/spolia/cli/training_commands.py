@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -284,10 +284,8 @@ def train_calibrate(
     """Write a fitted calibration into a model file."""
     import json
 
-    from spolia.calibration import Calibration
     from spolia.encoders import read_card
     from spolia.errors import ParameterError
-    from spolia.samples import SampleCalibration
 
     with _needs_train():
         from spolia.training.export import update_card
@@ -297,9 +295,46 @@ def train_calibrate(
         raise ParameterError(
             f"{calibration} is not a calibration ({error}); give a file of evaluate --calibrate"
         ) from error
-    kind = SampleCalibration if read_card(model).kind == "sample" else Calibration
-    kind.from_dict(values)
+    _check_calibration(values, read_card(model), model)
     _echo_model(model, update_card(model, calibration=values))
+
+
+def _check_calibration(values: dict[str, Any], card: ModelCard, model: Path) -> None:
+    """Raise ParameterError for what is no calibration, or not one of the model's kind."""
+    from spolia.calibration import Calibration
+    from spolia.errors import ParameterError
+    from spolia.samples import SampleCalibration
+
+    if card.kind in ("sample", "classifier"):
+        SampleCalibration.from_dict(values)
+    elif card.kind == "segment":
+        Calibration.from_dict(values)
+    else:
+        raise ParameterError(
+            f"{model} is a model of kind {card.kind!r}, whose matches are judged by the segments' "
+            "calibration; calibrate the model of segments"
+        )
+
+
+@train_app.command("record")
+def train_record(
+    model: Annotated[Path, typer.Argument(help="Model file; changed.", show_default=False)],
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Files of evaluate --out, of the same model.", show_default=False),
+    ],
+) -> None:
+    """Write measured figures into a model file, for its card."""
+    from spolia.encoders import read_card
+    from spolia.evaluation.record import recorded, replaced
+
+    with _needs_train():
+        from spolia.training.export import update_card
+    card = read_card(model)
+    found = card.results
+    for path in results:
+        found = replaced(found, recorded(path, card))
+    _echo_model(model, update_card(model, results=found))
 
 
 def _export(checkpoint: Path, target: Path, corpora: list[Path]) -> None:
