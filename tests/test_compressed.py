@@ -23,7 +23,7 @@ from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.fingerprints.compressed import RUN_STEP, CompressedFingerprinter
 from spolia.library import Library
-from spolia.searching import LEAST_CANDIDATES, n_candidates
+from spolia.searching import BRIEF, LEAST_CANDIDATES, n_candidates
 from spolia.store.hits import NO_HITS, Hits
 
 HOP, LONGEST, DIM = 0.5, 9, 64
@@ -311,6 +311,31 @@ def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
         assert both.identify(clip, method="segments", threshold=0.5).matches[0].method == "segments"
         with pytest.raises(ParameterError, match="holds no 'compressed\\+segments'"):
             one.identify(clip, method="compressed+segments")
+
+
+def test_short_clips_are_compared_with_every_vector_too(tmp_path, monkeypatch):
+    segments, compressor = BandEnergies(), MeanCompressor()
+    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    runs = CompressedFingerprinter(segments, compressor)
+    for number in range(8):
+        write_wav(tmp_path / f"{number}.wav", tune(number))
+    with Library(tmp_path / "library", fingerprinters=[segments, runs]) as library:
+        library.add(sorted(tmp_path.glob("*.wav")))
+        short, long = (tune(3).slice(4.2, 4.2 + seconds) for seconds in (3.0, 8.0))
+        assert (
+            len(segments.fingerprint_query(short)) <= BRIEF < len(segments.fingerprint_query(long))
+        )
+        places = [(c.recording_id, round(c.line.offset)) for c in library.candidates(short)]
+        assert len(places) == len(set(places))  # what both searches find stands once
+        assert library.identify(long, threshold=0.5).matches
+        index = library.index("compressed")
+        monkeypatch.setattr(index, "search_all", lambda vectors, times, k: [NO_HITS] * len(vectors))
+        match = library.identify(short, threshold=0.5).matches[0]
+        assert match.recording.path.endswith("/3.wav")
+        assert match.reference_start - match.query_start == pytest.approx(4.2, abs=0.1)
+        assert library.identify(long, threshold=0.5).matches == []
+        monkeypatch.setattr("spolia.library.EXACT_BELOW", 0)  # too many vectors
+        assert library.identify(short, threshold=0.5).matches == []
 
 
 @pytest.mark.parametrize("n_places", [4, 50])

@@ -8,6 +8,7 @@ import pytest
 from spolia.alignment import Line
 from spolia.calibration import Calibration
 from spolia.fingerprints.base import Fingerprint
+from spolia.identify import is_sure
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
 
 HOP = 0.5
@@ -90,3 +91,16 @@ def test_a_line_beyond_the_end_or_a_silent_recording_is_not_the_same_sound():
     first = Candidate("a", line(2.0))
     for name, offset in (("a", 500.0), ("empty", 0.0), ("one", 0.0)):
         assert not same_sound(first, Candidate(name, line(2.0, offset=offset)), of.get, hop=HOP)
+
+
+@pytest.mark.parametrize(
+    ("score", "seconds", "sure"),
+    [(0.65, 6.0, False), (0.72, 6.0, True), (0.72, 2.0, False), (0.8, 2.0, True)],
+)
+def test_a_short_clip_has_to_fit_better_to_be_sure(score, seconds, sure):
+    def found(share):
+        return [Candidate("a", Line(1.0, 0.0, 0.0, share * seconds, score, seconds, 1.0))]
+
+    assert is_sure(found(0.9), seconds) is sure
+    assert not is_sure(found(0.5), seconds)  # nothing is known of the other half
+    assert not is_sure([], seconds)

@@ -22,7 +22,9 @@ N_LEAST_LINES = 10  # of each query where several share them
 WINDOW = 30.0  # seconds of a query that vote together
 WINDOW_HOP = 15.0  # seconds between windows of a long query
 SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
-SURE_SCORE = 0.6  # mean similarity on a long stretch that makes shifted queries needless
+SURE_SCORE = 0.7  # mean similarity on a long stretch that makes shifted queries needless,
+SURE_IF_BRIEF = 0.75  # of a short query: something in a large library resembles any second
+BRIEF_SECONDS = 3.5
 SURE_SHARE = 0.6  # of the query
 
 
@@ -143,9 +145,9 @@ def is_sure(candidates: list[Candidate], duration: float) -> bool:
 
     Independent of the calibration, which is fitted on what the search returns.
     """
+    least = SURE_SCORE if duration > BRIEF_SECONDS else SURE_IF_BRIEF
     return any(
-        c.line.score >= SURE_SCORE
-        and c.line.query_end - c.line.query_start >= SURE_SHARE * duration
+        c.line.score >= least and c.line.query_end - c.line.query_start >= SURE_SHARE * duration
         for c in candidates
     )
 

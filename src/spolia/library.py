@@ -35,7 +35,7 @@ from spolia.searching import (
 from spolia.sketches import SketchFingerprinter
 from spolia.store.catalog import Catalog
 from spolia.store.postings import PostingsIndex, open_postings
-from spolia.store.vectors import VectorIndex, open_vectors
+from spolia.store.vectors import EXACT_BELOW, VectorIndex, open_vectors
 
 MINIMUM_QUERY = 1.0  # seconds
 
@@ -329,7 +329,8 @@ class Library:
         if method == "compressed":
             return CompressedSearcher(runs, index, stored)
         n_entries = round(self.catalog.summary()[1] / fingerprinter.hop_seconds)
-        return TwoStageSearcher(fingerprinter, runs, index, stored, n_entries)
+        exhaustive = partial(self._searcher, "segments") if n_entries < EXACT_BELOW else None
+        return TwoStageSearcher(fingerprinter, runs, index, stored, n_entries, exhaustive)
 
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()

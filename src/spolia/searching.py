@@ -2,7 +2,8 @@
 
 ``segments`` compares the query with every stored vector, ``landmarks`` looks up hashes,
 ``compressed`` compares the query's runs with the stored ones, and ``compressed+segments`` lets runs
-name candidates, whose segment vectors alone are read.
+name candidates, whose segment vectors alone are read; a short query is compared with every stored
+vector as well, where there are not too many.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ N_NEIGHBOURS_SHORT = 100  # hits each: too few vectors to outvote a wrong neighb
 N_RUN_NEIGHBOURS = 100  # hits per run of a query
 FULL_SEARCH = 10.0  # seconds of a query beyond which fewer candidates are read, but at least
 LEAST_CANDIDATES = 60
+BRIEF = 20  # vectors of a query (3.5 s) up to which two stages search exhaustively as well
 
 Stored = Callable[[str], Fingerprint]  # a recording's id → its segment vectors
 
@@ -131,7 +133,11 @@ class CompressedSearcher:
 
 
 class TwoStageSearcher(SegmentSearcher):
-    """Finds candidates by runs, and hits among their segment vectors only."""
+    """Finds candidates by runs, and hits among their segment vectors only.
+
+    A second or two say little of a run of ten: their candidates are those of an exhaustive search
+    too. It alone misses what is changed in pitch, whose vectors have many nearer neighbours.
+    """
 
     def __init__(
         self,
@@ -140,9 +146,18 @@ class TwoStageSearcher(SegmentSearcher):
         index: VectorIndex,
         stored: Stored,
         n_entries: int,
+        exhaustive: Callable[[], Searcher] | None = None,
     ) -> None:
         super().__init__(fingerprinter, index, stored, n_entries)
-        self.runs = runs
+        self.runs, self.exhaustive = runs, exhaustive
+
+    def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
+        """Return the candidates of each query."""
+        found = super().search(queries)
+        if self.exhaustive is None or max(map(len, queries), default=0) > BRIEF:
+            return found
+        everywhere = self.exhaustive().search(queries)
+        return [_together(*of) for of in zip(found, everywhere, strict=True)]
 
     def _hits(self, parts: list[Fingerprint]) -> list[Hits]:
         queries = [self.runs.derive_query(part) for part in parts]
@@ -161,6 +176,14 @@ class TwoStageSearcher(SegmentSearcher):
             )
             for part, hits, stride in zip(parts, found, _strides(parts), strict=True)
         ]
+
+
+def _together(some: list[Candidate], others: list[Candidate]) -> list[Candidate]:
+    """Return the candidates of two searches for one query; the same place stands once."""
+    lines = defaultdict(list)
+    for candidate in [*some, *others]:
+        lines[candidate.recording_id].append(candidate.line)
+    return [Candidate(r, line) for r, of in lines.items() for line in merged(of)]
 
 
 def n_candidates(part: Fingerprint) -> int:

@@ -23,7 +23,7 @@ from spolia.delay import Delay, fit, traces
 from spolia.encoders import Encoder
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.fingerprints.segments import SegmentFingerprinter
-from spolia.identify import SURE_SCORE, spacing
+from spolia.identify import spacing
 from spolia.training.responses import vary
 
 SAMPLE_RATE = 16000  # Hz at which clips are made
@@ -32,6 +32,7 @@ CLIPS_PER_RECORDING = 4
 CONTEXT = 1.0  # seconds before a clip that still sound in a room
 VARIED = 0.7  # share of rooms that are varied
 CODECS = (("libopus", 12000), ("libmp3lame", 24000), ("aac", 32000))
+ALIKE = 0.6  # mean similarity from which a line is learned from
 OUTLIER = 0.6  # seconds: a line further off found a repetition, or nothing
 HOLDOUT = 3  # one in so many recordings and rooms is held out from a first fit
 SEEN, ROOM_HELD_OUT, MIXED = 0, 1, -1
@@ -180,7 +181,7 @@ def _lines(
             found = _refined(fingerprinter, query, clip, reference)
             if found and (best is None or found[0].evidence > best[0].evidence):
                 best = found
-            if best and best[0].score >= SURE_SCORE:
+            if best and best[0].score >= ALIKE:
                 break
         if best:
             yield best
