@@ -7,9 +7,10 @@ import pytest
 
 from spolia import degradation
 from spolia.audio import Audio
-from spolia.encoders import open_classifier, open_encoder, shipped_models
+from spolia.encoders import open_classifier, open_encoder, open_model, shipped_models
 from spolia.encoding import write_wav
 from spolia.library import Library
+from spolia.model_card import render
 from spolia.synthesis import crate, piece
 
 pytestmark = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
@@ -138,3 +139,13 @@ def test_the_shipped_classifier_belongs_to_the_shipped_encoder_and_tells_sound_a
     wrong = classifier.compare(heard, np.roll(clean, 3, axis=0))
     assert np.mean(right > wrong) > 0.8
     assert np.median(right) > np.median(wrong) + 1.0
+
+
+@pytest.mark.parametrize("name", ["segment", "compressed", "sample", "classifier"])
+def test_shipped_models_say_how_good_they_are(name):
+    card = open_model(name).card
+    assert card.results
+    for result in card.results:
+        assert result["command"].startswith("spolia evaluate")
+        assert card.id in result["library"] or card.kind == "classifier"
+    assert "- none recorded" not in render(card)
