@@ -42,6 +42,14 @@ class MeanCompressor:
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
+def bands_and_runs():
+    """Return what fingerprints sound, and what makes runs of it."""
+    segments, compressor = BandEnergies(), MeanCompressor()
+    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    runs = CompressedFingerprinter(segments, compressor)
+    return segments, runs
+
+
 @pytest.fixture
 def fingerprinter():
     segments = SimpleNamespace(model_id="base-1", hop_seconds=HOP, sample_rate=8000)
@@ -246,10 +254,7 @@ def test_a_hit_that_two_places_hold_counts_at_both():
 
 
 def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):
-    segments = BandEnergies()
-    compressor = MeanCompressor()
-    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
-    runs = CompressedFingerprinter(segments, compressor)
+    segments, runs = bands_and_runs()
     for number in range(12):
         write_wav(tmp_path / f"{number}.wav", tune(number, seconds=40.0))
     files = sorted(tmp_path.glob("*.wav"))
@@ -282,10 +287,7 @@ def test_places_outside_a_recording_and_empty_recordings_give_nothing():
 
 
 def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
-    segments = BandEnergies()
-    compressor = MeanCompressor()
-    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
-    runs = CompressedFingerprinter(segments, compressor)
+    segments, runs = bands_and_runs()
     for number in range(12):
         write_wav(tmp_path / f"{number}.wav", tune(number))
     files = sorted(tmp_path.glob("*.wav"))
@@ -314,9 +316,7 @@ def test_a_library_with_runs_answers_as_one_with_segments_alone(tmp_path):
 
 
 def test_short_clips_are_compared_with_every_vector_too(tmp_path, monkeypatch):
-    segments, compressor = BandEnergies(), MeanCompressor()
-    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
-    runs = CompressedFingerprinter(segments, compressor)
+    segments, runs = bands_and_runs()
     for number in range(8):
         write_wav(tmp_path / f"{number}.wav", tune(number))
     with Library(tmp_path / "library", fingerprinters=[segments, runs]) as library:
@@ -364,9 +364,7 @@ def test_only_the_strongest_hits_of_each_query_vector_are_kept(n_places, k):
 def test_runs_are_added_to_a_library_of_segments_without_decoding(tmp_path, monkeypatch):
     from spolia import ingest
 
-    segments, compressor = BandEnergies(), MeanCompressor()
-    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
-    runs = CompressedFingerprinter(segments, compressor)
+    segments, runs = bands_and_runs()
     for number in range(3):
         write_wav(tmp_path / f"{number}.wav", tune(number))
     files = sorted(tmp_path.glob("*.wav"))
