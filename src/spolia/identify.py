@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from spolia.delay import Delay
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place
+from spolia.spectral_alignment import MOST_LAG
 from spolia.store.hits import Hits
 
 N_LINES = 24  # proposals that are refined per window of the query
@@ -135,9 +136,15 @@ def match_segments(
                 line = refined(part, sequence(recording_id), proposal, step=step)
                 if line is not None:
                     lines[i].setdefault(recording_id, []).append(line)
-    return [
-        [Candidate(r, line) for r, found in of.items() for line in merged(found)] for of in lines
-    ]
+    return [joined(of) for of in lines]
+
+
+def joined(lines: Mapping[str, list[Line]], *, lag: float = MOST_LAG) -> list[Candidate]:
+    """Return candidates of each recording's lines; what is one line is joined first.
+
+    lag: seconds by which their offsets may be wrong.
+    """
+    return [Candidate(r, line, lag=lag) for r, of in lines.items() for line in merged(of)]
 
 
 def is_sure(candidates: list[Candidate], duration: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol
 from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.identify import match_landmarks, match_segments, merged, spacing, windows
+from spolia.identify import joined, match_landmarks, match_segments, spacing, windows
 from spolia.rivals import Candidate, same_sound
 from spolia.spectral_alignment import MOST_LAG
 from spolia.store.hits import Hits
@@ -125,11 +125,7 @@ class CompressedSearcher:
             hits = self.index.search(part.values, part.times, N_RUN_NEIGHBOURS)
             for recording, line in rough_lines(hits, part, span=self.span):
                 lines[self.index.recording_ids[recording]].append(line)
-        return [
-            Candidate(r, line, lag=self.span / 2 + MOST_LAG)
-            for r, of in lines.items()
-            for line in merged(of)
-        ]
+        return joined(lines, lag=self.span / 2 + MOST_LAG)
 
 
 class TwoStageSearcher(SegmentSearcher):
@@ -183,7 +179,7 @@ def _together(some: list[Candidate], others: list[Candidate]) -> list[Candidate]
     lines = defaultdict(list)
     for candidate in [*some, *others]:
         lines[candidate.recording_id].append(candidate.line)
-    return [Candidate(r, line) for r, of in lines.items() for line in merged(of)]
+    return joined(lines)
 
 
 def n_candidates(part: Fingerprint) -> int:
