@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,9 +57,10 @@ def deaf(outcome: SampleOutcome) -> SampleOutcome:
     return replace(outcome, ranking=ranking)
 
 
-def read(path: Path) -> list[SampleOutcome]:
-    """Read the outcomes that `spolia evaluate samples --out` wrote."""
-    return [SampleOutcome.from_dict(v) for v in json.loads(path.read_text())["outcomes"]]
+def read(path: Path) -> tuple[list[SampleOutcome], dict[str, Any]]:
+    """Return the outcomes, and the facts of the run, that `spolia evaluate samples --out` wrote."""
+    facts = json.loads(path.read_text())
+    return [SampleOutcome.from_dict(v) for v in facts.pop("outcomes")], facts
 
 
 def crossed(outcomes: Sequence[SampleOutcome]) -> list[SampleOutcome]:
@@ -76,13 +78,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--deaf", action="store_true")
     options = parser.parse_args()
-    outcomes = read(options.outcomes)
+    outcomes, facts = read(options.outcomes)
     if options.deaf:
         outcomes = [deaf(o) for o in outcomes]
     table = summarise(crossed(outcomes), 0.5, ())
     del table["map_lenient"]  # what is a distractor is not in the file
-    facts = json.loads(options.outcomes.read_text())
-    del facts["outcomes"]
     facts |= {"tables": {"track": table}, "note": NOTE}
     print(markdown(facts))
     if options.out:

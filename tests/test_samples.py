@@ -24,6 +24,7 @@ from spolia.errors import AudioError, ParameterError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
+from spolia.recording import Recording
 from spolia.sample_alignment import (
     COARSE,
     FRAME,
@@ -37,6 +38,7 @@ from spolia.sample_alignment import (
 from spolia.sample_graph import write_graph
 from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
 from spolia.sample_patches import Pair
+from spolia.sample_sound import Sounds
 from spolia.sample_tracing import Occurrence, polished, trace
 from spolia.samples import (
     UNFITTED,
@@ -351,11 +353,45 @@ def test_a_track_that_samples_nothing_is_said_to(library):
         library.identify(piece(1).slice(3.0, 9.0), method="samples")
 
 
-def test_what_was_heard_is_forgotten_with_the_answer(library, track):
+def test_patches_of_a_query_are_forgotten_with_the_answer(library, track):
     finder = library.sample_finder(Audio.load(track, sample_rate=RATE))
     assert finder.matches()
-    caches = finder._load, finder._sound, finder.patches._patch, finder.patches._stretches
-    assert [cache.cache_info().currsize for cache in caches] == [0, 0, 0, 0]
+    caches = finder.patches._patch, finder.patches._stretches
+    assert [cache.cache_info().currsize for cache in caches] == [0, 0]
+
+
+def test_sound_of_recordings_is_read_once_for_several_queries(library, track, monkeypatch):
+    whole = Audio.load(track, sample_rate=RATE)
+    first = library.find_samples(whole)
+    assert first.matches
+    monkeypatch.setattr("spolia.sample_sound.levels", None)  # would fail if it were called
+    again = library.find_samples(whole)
+    assert [m.to_dict() for m in again.matches] == [m.to_dict() for m in first.matches]
+
+
+def test_sound_is_read_anew_when_a_file_has_changed(tmp_path):
+    path = tmp_path / "one.wav"
+    recordings = {}
+
+    def added(piece_number):
+        write_wav(path, piece(piece_number, 8.0))
+        status = path.stat()
+        recordings["id"] = Recording(
+            "id", str(path), 8.0, size=status.st_size, modified=status.st_mtime_ns
+        )
+
+    added(1)
+    sounds = Sounds(recordings.__getitem__)
+    first, origin = sounds.levels("id", 2.2, 4.7)
+    assert origin == 0.0  # a short recording is read whole
+    assert sounds.levels("id", 1.0, 3.0)[0] is first
+    write_wav(path, piece(2, 8.5))
+    assert sounds.levels("id", 2.2, 4.7) is None
+    assert sounds.load("id", 2.0, 4.0) is None
+    added(2)
+    assert not np.array_equal(sounds.levels("id", 2.2, 4.7)[0], first)
+    path.unlink()
+    assert sounds.levels("id", 2.2, 4.7) is None
 
 
 def test_a_long_track_is_asked_about_stretch_by_stretch(library, answer, monkeypatch):
@@ -477,7 +513,7 @@ def test_the_matrix_is_dark_where_both_are_alike():
     assert np.array_equal(large[grey][:, 0], picture.repeat(scale, 0).repeat(scale, 1)[grey])
 
 
-class Sounds(HTMLParser):
+class Players(HTMLParser):
     def __init__(self):
         super().__init__()
         self.sources, self.text, self.open = [], "", []
@@ -497,7 +533,7 @@ def test_the_page_stands_alone_and_lets_one_hear_both(answer, library, track, tm
     ]
     page = tmp_path / "pages" / "one.html"
     write_page(page, answer, Audio.load(track, sample_rate=RATE), windows)
-    parsed = Sounds()
+    parsed = Players()
     parsed.feed(page.read_text())
     assert "new & old.wav" in parsed.text
     assert "varispeed: 1.05" in parsed.text

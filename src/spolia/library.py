@@ -23,6 +23,7 @@ from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
 from spolia.sample_opening import SampleJudge, open_sample_judge, sample_finder
 from spolia.sample_search import Report, SampleFinder
+from spolia.sample_sound import Sounds
 from spolia.sample_stretches import asked
 from spolia.samples import Samples
 from spolia.searching import (
@@ -85,6 +86,7 @@ class Library:
         self.methods = registry.with_auxiliary([*held, *wanted])
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
+        self._sounds = Sounds(self.catalog.get)
 
     def __enter__(self) -> Library:
         """Return the library itself."""
@@ -210,10 +212,7 @@ class Library:
         return Identification(name, audio.duration, seconds, n_decided > 0, matches)
 
     def decided(
-        self,
-        candidates: list[Candidate],
-        method: str | None = None,
-        threshold: float | None = None,
+        self, candidates: list[Candidate], method: str | None = None, threshold: float | None = None
     ) -> list[Candidate]:
         """Return the candidates that count as matches, most probable first.
 
@@ -299,6 +298,7 @@ class Library:
             self.fingerprinter(self._chosen("samples")),
             cast(VectorIndex, self.index("samples")),
             self.catalog,
+            self._sounds,
             threads=self.threads,
             without=without,
             judge=self.sample_judge,

@@ -15,6 +15,7 @@ from spolia.sample_agreement import NodeSearch
 from spolia.sample_judging import Judge
 from spolia.sample_nodes import NodeJudge
 from spolia.sample_search import Judged, Report, SampleFinder
+from spolia.sample_sound import Sounds
 from spolia.samples import SampleCalibration, calibration_of
 from spolia.store.catalog import Catalog
 from spolia.store.vectors import VectorIndex
@@ -27,13 +28,14 @@ def sample_finder(
     fingerprinter: Fingerprinter,
     index: VectorIndex,
     catalog: Catalog,
+    sounds: Sounds,
     *,
     judge: SampleJudge | None = None,
     threads: int = 2,
     without: Collection[str] = (),
     report: Report | None = None,
 ) -> SampleFinder:
-    """Return what answers a query by what a catalog holds; see :class:`SampleFinder`."""
+    """Return what answers a query by what a catalog and its files hold; see SampleFinder."""
     search: NodeSearch | None = None
     by_nodes: Judged | None = None
     if makes_nodes(fingerprinter):
@@ -57,7 +59,7 @@ def sample_finder(
         query,
         fingerprint,
         index,
-        catalog.get,
+        sounds,
         sketch=lambda recording_id: catalog.rows(recording_id, "sketches"),
         seconds=fingerprinter.segment_seconds,
         threads=threads,

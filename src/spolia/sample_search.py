@@ -12,16 +12,14 @@ import numpy as np
 
 from spolia.audio import Audio
 from spolia.blas import one_blas_thread
-from spolia.errors import AudioError
 from spolia.fingerprints.base import Fingerprint
-from spolia.placing import is_unchanged
-from spolia.recording import Recording
 from spolia.sample_agreement import N_HITS, NodeSearch
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
 from spolia.sample_judging import Claim, Judge
 from spolia.sample_parts import part_of
 from spolia.sample_patches import QUICKEST, Bands
 from spolia.sample_sketch import Screen
+from spolia.sample_sound import Sounds, whole
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
     UNFITTED,
@@ -49,8 +47,7 @@ N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
-SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
-N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
+N_SKETCHES = 40  # that stay in memory
 
 Report = Callable[[int, int], None]
 Found = TypeVar("Found")
@@ -58,14 +55,14 @@ Judged = Callable[[list[Nominee]], list[Nominee]]
 
 
 class SampleFinder:
-    """Answers one query; ``recording`` gives a recording by its id."""
+    """Answers one query."""
 
     def __init__(
         self,
         query: Audio,
         fingerprint: Fingerprint,
         index: VectorIndex,
-        recording: Callable[[str], Recording],
+        sounds: Sounds,
         *,
         seconds: float,
         sketch: Callable[[str], Bands | None] = lambda _: None,
@@ -79,22 +76,21 @@ class SampleFinder:
     ) -> None:
         """Take the query at SAMPLE_RATE, its fingerprint, and the length of a window.
 
-        sketch: gives a recording's, by its id, or None; see :mod:`spolia.sample_sketch`;
-        without: ids of recordings that are not looked for, such as the query's own; search:
-        nominates places by stored nodes; judged: gives nominees their logits by these; judge: does
-        so by the sound of the best, and rejects. Logits have a say in what is compared and traced.
+        sounds: of the recordings, which queries share; sketch: gives a recording's, by its id, or
+        None, see :mod:`spolia.sample_sketch`; without: ids of recordings that are not looked for,
+        such as the query's own; search: nominates places by stored nodes; judged: gives nominees
+        their logits by these; judge: does so by the sound of the best, and rejects. Logits have a
+        say in what is compared and traced.
         """
         self.without = np.isin(index.recording_ids, list(without))  # by number
         self.query, self.heard = query.samples, levels(query.samples)
         self.patch = min(PATCH, len(query) / SAMPLE_RATE)  # seconds
         self.patches = patches_of(self.heard, seconds=self.patch, reach=REACH_OF_PLACE)
-        self.fingerprint, self.index, self.recording = fingerprint, index, recording
+        self.fingerprint, self.index, self.sounds = fingerprint, index, sounds
         self.seconds, self.threads, self.report = seconds, threads, report
         self.sketch, self.search, self.judged, self.judge = sketch, search, judged, judge
         self.calibration = calibration  # of probabilities
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
-        self._load = lru_cache(maxsize=N_LOADED)(self._loaded)
-        self._sound = lru_cache(maxsize=N_HELD)(self._read)
 
     def evidence(self) -> list[Evidence]:
         """Return what speaks for each recording that may be sampled, the best first."""
@@ -139,10 +135,10 @@ class SampleFinder:
             heard = [e for e in self.evidence() if e.trace.occurrences]
             with ThreadPoolExecutor(self.threads) as pool:
                 parts = list(pool.map(self._part, heard))
-        self._forget()
+        self.patches.forget()  # a long track is many finders, one after the other
         found = [
             SampleMatch(
-                self.recording(e.recording_id),
+                self.sounds.recording(e.recording_id),
                 self.calibration.probability(e),
                 e.score,
                 e.played.tempo,
@@ -154,12 +150,6 @@ class SampleFinder:
             for e, part in zip(heard, parts, strict=True)
         ]
         return sorted(found, key=lambda match: -match.probability)
-
-    def _forget(self) -> None:
-        """Drop the sound of recordings: a long track is many finders, one after the other."""
-        self._load.cache_clear()
-        self._sound.cache_clear()
-        self.patches.forget()
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
         """Return ids and promise of recordings that are nominated but not named."""
@@ -176,7 +166,7 @@ class SampleFinder:
 
         Those without a sketch keep their order; where none has one, so do all.
         """
-        screen, known = Screen(self.heard), lru_cache(maxsize=N_HELD)(self.sketch)
+        screen, known = Screen(self.heard), lru_cache(maxsize=N_SKETCHES)(self.sketch)
 
         def heard(nominee: Nominee) -> Nominee:
             sketch = known(self.index.recording_ids[nominee.recording])
@@ -200,7 +190,7 @@ class SampleFinder:
 
     def _claim(self, nominee: Nominee) -> Claim:
         start, end = self._around(nominee)
-        sound = self._load(self.index.recording_ids[nominee.recording], start, end)
+        sound = self.sounds.load(self._name(nominee), start, end)
         return Claim(nominee.recording, nominee.pairs[:N_JUDGED], sound, start)
 
     def _compared(self, nominees: Sequence[Nominee]) -> list[Played | None]:
@@ -209,7 +199,7 @@ class SampleFinder:
 
     def _compare(self, nominee: Nominee) -> Played | None:
         """Return how the query plays a nominee."""
-        sound = self._levels(nominee.recording, *self._around(nominee))
+        sound = self.sounds.levels(self._name(nominee), *self._around(nominee))
         if sound is None:
             return None
         known, origin = sound
@@ -221,7 +211,7 @@ class SampleFinder:
         """Return how exactly a recording is played, and everywhere it is."""
         middle = played.tempo * played.middle + played.offset
         around = (REACH + PATCH) * played.tempo + 1.0
-        sound = self._levels(nominee.recording, middle - around, middle + around)
+        sound = self.sounds.levels(self._name(nominee), middle - around, middle + around)
         if sound is None:
             return played, Trace((), 0.0, 0.0)
         known, origin = sound
@@ -229,7 +219,7 @@ class SampleFinder:
         near = sharpened(self.heard, known, near, seconds=self.patch)
         near, found = exact(self.heard, known, near, seconds=self.patch)
         played = replace(near, offset=near.offset + origin)
-        duration = self.recording(self.index.recording_ids[nominee.recording]).duration
+        duration = self.sounds.recording(self._name(nominee)).duration
         moved = (
             replace(
                 o,
@@ -246,7 +236,7 @@ class SampleFinder:
         found = evidence.trace.occurrences
         start = max(0.0, min(o.reference_start for o in found) - AROUND)
         end = max(o.reference_end for o in found) + AROUND
-        sound = self._load(evidence.recording_id, start, end)
+        sound = self.sounds.load(evidence.recording_id, start, end)
         if sound is None:
             return None
         return part_of(self.query, sound.samples, found, evidence.played, origin=start)
@@ -255,29 +245,10 @@ class SampleFinder:
         """Return the seconds of a recording that are heard for a nominee, whole ones."""
         around = max(PATCH / 2 * QUICKEST + REACH_OF_PLACE + 0.5, self.seconds / 2)
         middles = [pair.recording for pair in nominee.pairs]
-        return _whole(min(middles) - around, max(middles) + around)
+        return whole(min(middles) - around, max(middles) + around)
 
-    def _levels(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
-        """Return levels of a stretch of a recording, or more, and the seconds of the first row."""
-        duration = self.recording(self.index.recording_ids[number]).duration
-        if duration <= SHORT:
-            return self._sound(number, 0.0, duration)
-        return self._sound(number, *_whole(start, end))
-
-    def _read(self, number: int, start: float, end: float) -> tuple[Bands, float] | None:
-        sound = self._load(self.index.recording_ids[number], start, end)
-        return None if sound is None else (levels(sound.samples), start)
-
-    def _loaded(self, recording_id: str, start: float, end: float) -> Audio | None:
-        """Return a stretch of a recording; None where its file is gone or was changed."""
-        recording = self.recording(recording_id)
-        if not is_unchanged(recording):
-            return None
-        try:
-            sound = Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
-        except AudioError:
-            return None
-        return sound if len(sound) else None
+    def _name(self, nominee: Nominee) -> str:
+        return self.index.recording_ids[nominee.recording]
 
 
 def _in_turn(
@@ -297,10 +268,6 @@ def _in_turn(
         if report:
             report(len(found), len(nominees))
     return [found[i] for i in range(len(nominees))]
-
-
-def _whole(start: float, end: float) -> tuple[float, float]:
-    return float(max(0.0, np.floor(start))), float(np.ceil(end))
 
 
 def _best_of_recordings(
