@@ -1,12 +1,12 @@
 """Trains recipes one after the other for a stated time and compares them on val excerpts.
 
-    python benchmarks/compare.py RECIPE.toml… --corpus CORPUS --minutes 20 [--plot FILE]
+    python benchmarks/compare.py RECIPE… --corpus CORPUS --minutes 9 --trained segment [--plot FILE]
 
 All are measured under the same degradation, the default one without changes of pitch and speed:
 the share of degraded excerpts of 1 s and 2 s whose clean counterpart is the most similar of 16
 clean excerpts from every val group. Speed: audio per second of encoding with ONNX Runtime on the
 same number of threads. A run goes on where it stopped, and is not trained again once its time is
-used up.
+used up. --trained: shipped models and model files, measured beside them as they are.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from spolia.cli.output import Bar
-from spolia.encoders import Encoder, check_waveform
+from spolia.encoders import Encoder, check_waveform, open_encoder
 from spolia.evaluation.metrics import Rate, rate
 from spolia.networks.architectures import build_encoder
-from spolia.training.batches import plan
+from spolia.training.batches import BatchMaker, plan
 from spolia.training.degrade import DegradeConfig
 from spolia.training.export import export_checkpoint
 from spolia.training.fingerprint import make_batches, train
-from spolia.training.initial import load_checkpoint
+from spolia.training.initial import load_checkpoint, load_trained, network_of
 from spolia.training.recipe import DataConfig, Recipe, load_recipe
 from spolia.training.running import RunOptions
 from spolia.training.warp import MaskConfig, WarpConfig
@@ -56,22 +56,9 @@ def trained(recipe: Recipe, options: RunOptions, minutes: float) -> tuple[Path, 
     return options.folder / "checkpoint.pt", used
 
 
-def measured(checkpoint: Path, options: RunOptions) -> dict[str, Rate]:
-    """Return retrieval rates of a checkpoint's averaged weights under the common degradation."""
-    state = load_checkpoint(checkpoint)
-    model = build_encoder(state["recipe"]["architecture"], state["recipe"]["model"])
-    model.load_state_dict(state["average"])
-    model.eval()
-    common = Recipe(
-        "common",
-        data=DataConfig(n_rows=10**6, n_segments=3),
-        degrade=DegradeConfig(),
-        warp=UNWARPED,
-        mask=UNMASKED,
-    )
-    frames = model.config.segment_frames, model.config.hop_frames
-    geometry = plan(common, model.log_bands, segment_frames=frames[0], hop_frames=frames[1])
-    batches = make_batches(common, options, model, geometry, "val")
+def measured(model: Any, options: RunOptions) -> dict[str, Rate]:
+    """Return retrieval rates of an encoder under the common degradation."""
+    batches = common_batches(model, options)
     clean, heard, groups = [], [], []
     with torch.no_grad():
         for i in range(N_BATCHES):
@@ -82,6 +69,20 @@ def measured(checkpoint: Path, options: RunOptions) -> dict[str, Rate]:
     gallery, queries, cluster = torch.cat(clean), torch.cat(heard), torch.cat(groups).numpy()
     right = {n: _right(queries[:, :n], gallery[:, :n]) for n in (1, 3)}
     return {"1 s": rate(right[1], cluster), "2 s": rate(right[3], cluster)}
+
+
+def common_batches(model: Any, options: RunOptions) -> BatchMaker:
+    """Return val batches under the common degradation as a model hears them."""
+    recipe = Recipe(
+        "common",
+        data=DataConfig(n_rows=10**6, n_segments=3),
+        degrade=DegradeConfig(),
+        warp=UNWARPED,
+        mask=UNMASKED,
+    )
+    frames = model.config.segment_frames, model.config.hop_frames
+    geometry = plan(recipe, model.log_bands, segment_frames=frames[0], hop_frames=frames[1])
+    return make_batches(recipe, options, model, geometry, "val")
 
 
 def _right(queries: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
@@ -106,15 +107,36 @@ def row(recipe: Recipe, options: RunOptions, minutes: float) -> dict[str, Any]:
     """Train, export and measure one recipe."""
     checkpoint, used = trained(recipe, options, minutes)
     model_file = options.folder / "model.onnx"
-    card = export_checkpoint(checkpoint, model_file)
+    export_checkpoint(checkpoint, model_file)
+    state = load_checkpoint(checkpoint)
+    training = {"steps": int(state["step"]), "minutes": round(used, 1)}
+    return described(recipe.name, model_file, network_of(state).eval(), training, options)
+
+
+def trained_row(name: str, options: RunOptions) -> dict[str, Any]:
+    """Measure a trained model, by name or path, as it is."""
+    encoder = open_encoder(name)
+    untrained = build_encoder("segment", encoder.card.architecture)
+
+    def example() -> torch.Tensor:
+        return common_batches(untrained, options).draw(0, seed=SEED).anchors
+
+    training = {"steps": "–", "minutes": "–"}
+    model = load_trained(name, example).eval()
+    return described(f"{name}, as trained", encoder.path, model, training, options)
+
+
+def described(
+    name: str, model_file: Path, model: Any, training: dict[str, Any], options: RunOptions
+) -> dict[str, Any]:
+    """Return what a table's row says of a model."""
     return {
-        "name": recipe.name,
-        "parameters": card.n_parameters,
+        "name": name,
+        "parameters": open_encoder(str(model_file)).card.n_parameters,
         "megabytes": round(model_file.stat().st_size / 1e6, 2),
-        "steps": int(load_checkpoint(checkpoint)["step"]),
-        "minutes": round(used, 1),
+        **training,
         "x_real_time": round(speed(model_file, options.threads), 1),
-        **{k: vars(v) for k, v in measured(checkpoint, options).items()},
+        **{k: vars(v) for k, v in measured(model, options).items()},
     }
 
 
@@ -152,26 +174,33 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Compare recipes and print a JSON object each, then a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipes", type=Path, nargs="+")
+    parser.add_argument("recipes", type=Path, nargs="*")
     parser.add_argument("--corpus", type=Path, action="append", required=True)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--run", type=Path, default=Path("runs"))
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trained", action="append", default=[])
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     rows = []
-    for path in arguments.recipes:
-        recipe = load_recipe(path)
-        options = RunOptions(
+
+    def options(name: str) -> RunOptions:
+        return RunOptions(
             tuple(arguments.corpus),
-            arguments.run / recipe.name,
+            arguments.run / name,
             arguments.cache,
             arguments.device,
             arguments.threads,
         )
-        rows.append(row(recipe, options, arguments.minutes))
+
+    for path in arguments.recipes:
+        recipe = load_recipe(path)
+        rows.append(row(recipe, options(recipe.name), arguments.minutes))
+        print(json.dumps(rows[-1]), flush=True)
+    for name in arguments.trained:
+        rows.append(trained_row(name, options(name)))
         print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     if arguments.plot:
