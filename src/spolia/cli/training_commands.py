@@ -82,21 +82,12 @@ def train_embedding(
     threads: ThreadsOption = N_CORES,
 ) -> None:
     """Train an AMG-Embedding encoder; run it again to continue where it stopped."""
-    from spolia.cli.output import Bar
-
     with _needs_train():
         from spolia.training import embedding
         from spolia.training.recipe import read_recipe
     loaded = read_recipe(recipe, embedding.EmbeddingRecipe)
     options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
-    with Bar("embedding") as bar:
-        report = _showing(bar, loaded.optimiser.steps, "runs")
-
-        def prepared(done: int, total: int) -> None:
-            bar.show(done, total, "clips fingerprinted")
-
-        checkpoint = embedding.train_embedding(loaded, options, report, prepared)
-    typer.echo(f"checkpoint: {checkpoint}")
+    checkpoint = _trained(embedding.train_embedding, loaded, options, "runs", "clips fingerprinted")
     if export is not None:
         from spolia.training.export import export_embedding
 
@@ -115,21 +106,12 @@ def train_classifier(
     threads: ThreadsOption = N_CORES,
 ) -> None:
     """Train a classifier of samples on a frozen encoder; run it again to continue."""
-    from spolia.cli.output import Bar
-
     with _needs_train():
         from spolia.training import classifying
         from spolia.training.recipe import read_recipe
     loaded = read_recipe(recipe, classifying.ClassifierRecipe)
     options = _run_options(corpus, run / loaded.name, cache, device, threads, stop_after)
-    with Bar("training") as bar:
-        report = _showing(bar, loaded.optimiser.steps, "pairs")
-
-        def prepared(done: int, total: int) -> None:
-            bar.show(done, total, "windows encoded")
-
-        checkpoint = classifying.train_classifier(loaded, options, report, prepared)
-    typer.echo(f"checkpoint: {checkpoint}")
+    checkpoint = _trained(classifying.train_classifier, loaded, options, "pairs", "windows encoded")
     if export is not None:
         from spolia.training.export import export_classifier
 
@@ -156,6 +138,24 @@ def train_nodes(
     options = _run_options(corpus, target.parent, cache, "cpu", threads, None)
     kept = shorten_nodes(checkpoint, target, options, dim=dim, seed=seed)
     typer.echo(f"checkpoint: {target}, {100 * kept:.1f} % of the variance in {dim} numbers a node")
+
+
+def _trained(
+    train: Callable[..., Path], recipe: Any, options: RunOptions, unit: str, prepared: str
+) -> Path:
+    """Train on what is prepared first, showing both; return the checkpoint, once it is named.
+
+    unit: what is counted per second of training; prepared: what is counted before.
+    """
+    from spolia.cli.output import Bar
+
+    with Bar("training") as bar:
+        report = _showing(bar, recipe.optimiser.steps, unit)
+        checkpoint = train(
+            recipe, options, report, lambda done, total: bar.show(done, total, prepared)
+        )
+    typer.echo(f"checkpoint: {checkpoint}")
+    return checkpoint
 
 
 def _showing(bar: Bar, n_steps: int, unit: str) -> Callable[[dict[str, float]], None]:
