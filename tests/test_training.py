@@ -254,6 +254,42 @@ def test_validation_files_are_never_trained_on(corpus, tmp_path):
     assert len(run.held_out.usable) == 4
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing(corpus, tmp_path):
+    run = Run(small(), options(corpus, tmp_path))
+    weight = next(run.model.parameters())
+    before = weight.detach().clone()
+    hook = weight.register_hook(lambda gradient: gradient * float("nan"))
+    entries = []
+    run.advance(entries.append)
+    assert math.isnan(entries[0]["gradient_norm"])
+    assert torch.equal(weight, before)
+    hook.remove()
+    run.advance(entries.append)
+    assert math.isfinite(entries[1]["gradient_norm"])
+    assert not torch.equal(weight, before)
+
+
+def test_a_run_whose_gradients_stay_infinite_ends_with_a_reason(corpus, tmp_path):
+    recipe = small(steps=30)
+    run = Run(recipe, options(corpus, tmp_path))
+    next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="step 10 .* mixed_precision = false"):
+        run.run(lambda entry: None)
+    assert not run.checkpoint.exists()
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_checkpoint_as_it_was(corpus, tmp_path):
+    run = Run(small(), options(corpus, tmp_path))
+    run.advance(lambda entry: None)
+    run.save()
+    kept = run.checkpoint.read_bytes()
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="loss of nan"):
+        run.run(lambda entry: None)
+    assert run.checkpoint.read_bytes() == kept
+
+
 def test_resuming_gives_the_same_weights(corpus, tmp_path):
     train(small(), options(corpus, tmp_path / "whole"), lambda _: None)
 

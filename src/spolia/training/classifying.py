@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spolia.errors import TrainingError
@@ -204,8 +204,7 @@ class ClassifierRun(ResumableRun):
         self.optimiser.zero_grad(set_to_none=True)
         loss = classifier_loss(self.logits(pairs), optimiser.ranking)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
+        self.move(loss, 1.0)
         self.step += 1
         seconds = time.perf_counter() - begun
         entry = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spolia.encoders import open_encoder
 from spolia.errors import TrainingError
@@ -223,8 +223,7 @@ class EmbeddingRun(ResumableRun):
             share = optimiser.imitation
             loss = (1 - share) * loss + share * self.imitated(vectors, batch)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), optimiser.clip)
-        self.optimiser.step()
+        self.move(loss, optimiser.clip)
         self.step += 1
         seconds = time.perf_counter() - begun
         entry = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spolia.corpus import CorpusFile, is_device, read_manifests, trainable
 from spolia.errors import TrainingError
@@ -168,9 +168,7 @@ class Run(ResumableRun):
             lambda vectors: self.objective(vectors, batch.groups, wanted, batch.others),
             optimiser.chunk or len(rows),
         )
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
-        return float(loss), float(norm)
+        return float(loss), self.move(loss, 5.0)
 
     @torch.no_grad()
     def _average(self) -> None:

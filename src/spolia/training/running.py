@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from spolia.errors import TrainingError
 from spolia.training.initial import load_checkpoint
+
+MOST_SKIPPED = 10  # steps one after the other whose gradient is not finite
 
 Report = Callable[[dict[str, float]], None]
 
@@ -38,6 +41,9 @@ class RunOptions:
 class ResumableRun(ABC):
     """A run of some steps that can be interrupted after any of them."""
 
+    model: Any  # whose weights move
+    optimiser: Any
+
     def __init__(self, recipe: Any, options: RunOptions) -> None:
         """Take a recipe (a dataclass with ``optimiser.steps``) and make the run's folder."""
         self.recipe, self.options = recipe, options
@@ -45,6 +51,8 @@ class ResumableRun(ABC):
         options.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = options.folder / "checkpoint.pt"
         self.step = 0
+        self.n_skipped = 0  # steps in a row that moved no weights
+        self.spoilt = False  # whether what is in memory is not worth a checkpoint
         self.parts: Mapping[str, Any] = {}  # what a checkpoint holds, each with a state_dict()
 
     @abstractmethod
@@ -64,8 +72,32 @@ class ResumableRun(ABC):
                 if now - started > self.options.stop_after:
                     break
         finally:
-            self.save()
+            if not self.spoilt:
+                self.save()
         return self.checkpoint
+
+    def move(self, loss: Tensor, clip: float) -> float:
+        """Move the weights along the gradient of a loss, clipped; return the gradient's norm.
+
+        A gradient that is not finite moves nothing: in bfloat16 it happens, and on some CPUs
+        convolutions return one at times without reason. Raises TrainingError where it does so
+        MOST_SKIPPED times in a row, or the loss itself is not finite; the last checkpoint stays.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        value = float(loss.detach())
+        if math.isfinite(norm) and math.isfinite(value):
+            self.optimiser.step()
+            self.n_skipped = 0
+            return norm
+        self.n_skipped += 1
+        if self.n_skipped >= MOST_SKIPPED or not math.isfinite(value):
+            self.spoilt = True
+            raise TrainingError(
+                f"step {self.step + 1} has a loss of {value:.3g} and a gradient of {norm:.3g}; "
+                "begin again with a lower learning_rate, or with mixed_precision = false in "
+                "[optimiser] where the recipe has it"
+            )
+        return norm
 
     def save(self) -> None:
         """Write the checkpoint: to a temporary name, synced, renamed."""
