@@ -158,15 +158,19 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.5, 4.2))
-    for r in rows:
+    figure, axes = pyplot.subplots(figsize=(7.0, 4.4))
+    for number, r in enumerate(rows):
         for length, marker in (("1 s", "o"), ("2 s", "s")):
             of = Rate(**r[length])
             bars = [[100 * (of.value - of.low)], [100 * (of.high - of.value)]]
-            axes.errorbar(r["x_real_time"], 100 * of.value, bars, fmt=marker, capsize=3)
-        axes.annotate(r["name"], (r["x_real_time"], 100 * Rate(**r["2 s"]).value), fontsize=8)
-    axes.set(xscale="log", xlabel="encoding, x real time", ylabel="Top-1 of val excerpts, %")
+            label = length if number == 0 else None
+            place, colour = (r["x_real_time"], 100 * of.value), f"C{number}"
+            axes.errorbar(*place, bars, fmt=marker, color=colour, capsize=3, label=label)
+        axes.annotate(r["name"], place, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="encoding, × real time", ylabel="Top-1 of val excerpts, %")
+    axes.margins(x=0.2)
     axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
