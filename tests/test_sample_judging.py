@@ -162,7 +162,7 @@ def test_a_recording_whose_file_is_gone_is_not_rejected(
     library, track, judge, nothing_plays, monkeypatch
 ):
     gone = next(r.id for r in library if r.path.endswith(f"{MISTAKEN}.wav"))
-    monkeypatch.setattr("spolia.sample_search.is_unchanged", lambda asked: asked.id != gone)
+    monkeypatch.setattr("spolia.sample_sound.is_unchanged", lambda asked: asked.id != gone)
     finder = library.sample_finder(track)
     finder.judge = judge
     finder.evidence()
