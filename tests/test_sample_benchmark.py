@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +113,20 @@ def test_a_recording_sampled_twice_is_right_in_either_way():
     right = errors(ranked)
     assert (right["pitch"], right["tempo"], right["part"], right["count"]) == (*[True] * 3, False)
     assert overlap(ranked) == pytest.approx(2 / 6, abs=0.01)
+
+
+def test_occurrences_beyond_the_end_of_a_short_query_are_not_missed():
+    known = use(
+        occurrences=tuple(Occurrence(t, t + 2.0, 30.0, 32.0) for t in (4.0, 7.5, 12.0, 20.0))
+    )
+    found = [[0.01, 2.0, 30.0, 32.0], [3.52, 4.0, 30.0, 30.5]]
+    ranked = outcome(["a"], [known], tempo_ratio=1.0, semitones=0.0, occurrences=found)
+    short = replace(ranked, start=4.0, length=4.0)  # of the second, half a second
+    right = errors(short)
+    assert (right["start"], right["count"]) == (True, True)
+    whole = replace(ranked, start=4.0, length=30.0)
+    right = errors(whole)
+    assert (right["start"], right["count"]) == (False, False)
 
 
 def test_hits_are_counted_once_per_recording():

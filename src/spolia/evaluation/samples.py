@@ -24,6 +24,7 @@ from spolia.rivals import best_per_recording
 
 NEAR = 0.5  # seconds within which a place is right
 START, IN_TUNE, IN_TIME = 0.05, 0.25, 0.01  # seconds, semitones, share of the tempo
+LEAST = 0.5  # seconds of an occurrence that a query must hold for it to count
 MOST_RANKED = 200
 UNHEARD = 1000.0  # less than any probability: what was nominated but not heard comes last
 MOST_LENIENT = 20  # recordings that the published protocol looks at
@@ -251,9 +252,13 @@ def errors(outcome: SampleOutcome) -> dict[str, bool] | None:
 def _occurrence_errors(
     outcome: SampleOutcome, first: Ranked, uses: Sequence[Known]
 ) -> dict[str, bool]:
-    """Return what is right about the start and the number of occurrences."""
+    """Return what is right about the start and the number of occurrences that a query holds."""
     starts = [o[0] + outcome.start for o in first.occurrences]
-    true = [o.start for use in uses for o in use.occurrences]
+    heard = (o for use in uses for o in use.occurrences)
+    end = outcome.start + outcome.length
+    true = [o.start for o in heard if min(o.end, end) - o.start >= min(LEAST, o.end - o.start)]
+    if not true:
+        return {}
     late = [min((abs(s - start) for s in starts), default=9.0) for start in true]
     return {"start": bool(np.median(late) <= START), "count": len(starts) == len(true)}
 
