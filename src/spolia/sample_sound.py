@@ -34,29 +34,33 @@ class Sounds:
     def load(self, recording_id: str, start: float, end: float) -> Audio | None:
         """Return a stretch of a recording at SAMPLE_RATE; seconds."""
         recording = self.recording(recording_id)
-        return self._loaded(recording, start, end) if is_unchanged(recording) else None
+        if not is_unchanged(recording):
+            return None
+        try:
+            sound = self._loaded(recording, start, end)
+        except AudioError:  # not remembered: the file may be read the next time
+            return None
+        return sound if len(sound) else None
 
     def levels(self, recording_id: str, start: float, end: float) -> tuple[Bands, float] | None:
         """Return levels of a stretch, or of more, and the seconds of the first row."""
         recording = self.recording(recording_id)
         if not is_unchanged(recording):
             return None
-        if recording.duration <= SHORT:
-            return self._heard(recording, 0.0, recording.duration)
-        return self._heard(recording, *whole(start, end))
+        stretch = (0.0, recording.duration) if recording.duration <= SHORT else whole(start, end)
+        try:
+            return self._heard(recording, *stretch)
+        except AudioError:
+            return None
 
     def _measure(
         self, recording: Recording, start: float, end: float
     ) -> tuple[Bands, float] | None:
         sound = self._loaded(recording, start, end)
-        return None if sound is None else (levels(sound.samples), start)
+        return (levels(sound.samples), start) if len(sound) else None
 
-    def _load(self, recording: Recording, start: float, end: float) -> Audio | None:
-        try:
-            sound = Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
-        except AudioError:
-            return None
-        return sound if len(sound) else None
+    def _load(self, recording: Recording, start: float, end: float) -> Audio:
+        return Audio.load(recording.path, sample_rate=SAMPLE_RATE, start=start, end=end)
 
 
 def whole(start: float, end: float) -> tuple[float, float]:
