@@ -8,8 +8,9 @@ import pytest
 from spolia.alignment import Line
 from spolia.calibration import Calibration
 from spolia.fingerprints.base import Fingerprint
-from spolia.identify import is_sure
+from spolia.identify import is_sure, match_segments
 from spolia.rivals import Candidate, best_per_recording, judged, rivals_removed, same_sound
+from spolia.store.hits import Hits
 
 HOP = 0.5
 LEANS_ON_RIVALS = Calibration((-3.0, 1.0, 1.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0), 0.5)
@@ -104,3 +105,26 @@ def test_a_short_clip_has_to_fit_better_to_be_sure(score, seconds, sure):
     assert is_sure(found(0.9), seconds) is sure
     assert not is_sure(found(0.5), seconds)  # nothing is known of the other half
     assert not is_sure([], seconds)
+
+
+@pytest.mark.parametrize(("sure", "expected"), [(True, {"a"}), (False, {"a", "b"})])
+def test_beside_a_sure_line_faint_proposals_are_left_out(sure, expected):
+    """A hit of a single vector is refined only where nothing explains the query."""
+    stored = {"a": vectors(1), "b": vectors(2)}
+    values = stored["a"].values[10:50].copy()
+    values[20] = stored["b"].values[30]
+    if not sure:
+        values[:19] = values[21:] = vectors(3).values[:19]
+    query = Fingerprint("segments", "m", HOP * np.arange(40), values, 20.5)
+
+    def search(parts):
+        similarity = query.values @ np.concatenate([of.values for of in stored.values()]).T
+        rows, columns = np.nonzero(similarity > 0.5)
+        if not sure:
+            rows, columns = np.append(rows, 5), np.append(columns, 15)
+        times = HOP * (columns % 60)
+        scores = similarity[rows, columns]
+        return [Hits((columns // 60).astype(np.int32), HOP * rows, times, scores)]
+
+    found = match_segments([query], search, stored.get, list(stored), hop=HOP, segment=1.0)[0]
+    assert {c.recording_id for c in found} == expected

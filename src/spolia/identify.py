@@ -20,6 +20,7 @@ from spolia.store.hits import Hits
 
 N_LINES = 24  # proposals that are refined per window of the query
 N_LEAST_LINES = 10  # of each query where several share them
+FAINT = 0.05  # of a sure line's votes, below which no other proposal is refined
 WINDOW = 30.0  # seconds of a query that vote together
 WINDOW_HOP = 15.0  # seconds between windows of a long query
 SAME_PLACE = 0.75  # seconds within which lines of neighbouring windows are one
@@ -130,12 +131,16 @@ def match_segments(
     for parts in zip_longest(*map(windows, queries)):
         there = [(i, part) for i, part in enumerate(parts) if part is not None]
         for (i, part), hits in zip(there, search([part for _, part in there]), strict=True):
-            step = spacing(queries[i], hop)
+            step, least = spacing(queries[i], hop), 0.0  # least: votes of what is refined
             for proposal in propose(hits, resolution=hop, n_lines=n_lines, base=0.2):
+                if proposal.weight < least:
+                    break
                 recording_id = recording_ids[proposal.recording]
                 line = refined(part, sequence(recording_id), proposal, step=step)
                 if line is not None:
                     lines[i].setdefault(recording_id, []).append(line)
+                    if explains(line, float(part.times[-1] - part.times[0]) + segment):
+                        least = max(least, FAINT * proposal.weight)
     return [joined(of) for of in lines]
 
 
@@ -152,11 +157,13 @@ def is_sure(candidates: list[Candidate], duration: float) -> bool:
 
     Independent of the calibration, which is fitted on what the search returns.
     """
+    return any(explains(c.line, duration) for c in candidates)
+
+
+def explains(line: Line, duration: float) -> bool:
+    """Tell whether a line fits most of a query of ``duration`` seconds well."""
     least = SURE_SCORE if duration > BRIEF_SECONDS else SURE_IF_BRIEF
-    return any(
-        c.line.score >= least and c.line.query_end - c.line.query_start >= SURE_SHARE * duration
-        for c in candidates
-    )
+    return line.score >= least and line.query_end - line.query_start >= SURE_SHARE * duration
 
 
 def spacing(query: Fingerprint, default: float = 0.5) -> float:
