@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -126,22 +126,40 @@ def match_segments(
     same stretch of a query, all are returned; see :func:`spolia.rivals.judged`.
     """
     lines: list[dict[str, list[Line]]] = [{} for _ in queries]
-    refined = partial(_refined, hop=hop, segment=segment, delay=delay)
     n_lines = max(N_LINES // len(queries), N_LEAST_LINES) if queries else 0
+
+    def refined(part: Fingerprint, step: float, proposal: Proposal) -> Line | None:
+        reference = sequence(recording_ids[proposal.recording])
+        return _refined(part, reference, proposal, hop=hop, segment=segment, step=step, delay=delay)
+
     for parts in zip_longest(*map(windows, queries)):
         there = [(i, part) for i, part in enumerate(parts) if part is not None]
         for (i, part), hits in zip(there, search([part for _, part in there]), strict=True):
-            step, least = spacing(queries[i], hop), 0.0  # least: votes of what is refined
-            for proposal in propose(hits, resolution=hop, n_lines=n_lines, base=0.2):
-                if proposal.weight < least:
-                    break
-                recording_id = recording_ids[proposal.recording]
-                line = refined(part, sequence(recording_id), proposal, step=step)
-                if line is not None:
-                    lines[i].setdefault(recording_id, []).append(line)
-                    if explains(line, float(part.times[-1] - part.times[0]) + segment):
-                        least = max(least, FAINT * proposal.weight)
+            proposals = propose(hits, resolution=hop, n_lines=n_lines, base=0.2)
+            fit = partial(refined, part, spacing(queries[i], hop))
+            seconds = float(part.times[-1] - part.times[0]) + segment
+            for number, line in _fitted(proposals, fit, seconds):
+                lines[i].setdefault(recording_ids[number], []).append(line)
     return [joined(of) for of in lines]
+
+
+def _fitted(
+    proposals: list[Proposal], fit: Callable[[Proposal], Line | None], seconds: float
+) -> Iterator[tuple[int, Line]]:
+    """Yield recordings, by number, and lines of proposals, the heaviest first.
+
+    Ends at the first FAINT one once a line explains a query of ``seconds`` seconds.
+    """
+    least = 0.0  # votes
+    for proposal in proposals:
+        if proposal.weight < least:
+            return
+        line = fit(proposal)
+        if line is None:
+            continue
+        if explains(line, seconds):
+            least = max(least, FAINT * proposal.weight)
+        yield proposal.recording, line
 
 
 def joined(lines: Mapping[str, list[Line]], *, lag: float = MOST_LAG) -> list[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from spolia.sample_patches import Bands
 
 SHORT = 75.0  # seconds up to which a recording is decoded once as a whole
 N_HELD, N_LOADED = 40, 16  # stretches of which levels, and sound, stay in memory
+
+Read = TypeVar("Read")
 
 
 class Sounds:
@@ -33,23 +36,24 @@ class Sounds:
 
     def load(self, recording_id: str, start: float, end: float) -> Audio | None:
         """Return a stretch of a recording at SAMPLE_RATE; seconds."""
-        recording = self.recording(recording_id)
-        if not is_unchanged(recording):
-            return None
-        try:
-            sound = self._loaded(recording, start, end)
-        except AudioError:  # not remembered: the file may be read the next time
-            return None
-        return sound if len(sound) else None
+        sound = self._read(recording_id, lambda recording: self._loaded(recording, start, end))
+        return sound if sound is not None and len(sound) else None
 
     def levels(self, recording_id: str, start: float, end: float) -> tuple[Bands, float] | None:
         """Return levels of a stretch, or of more, and the seconds of the first row."""
+
+        def heard(recording: Recording) -> tuple[Bands, float] | None:
+            if recording.duration <= SHORT:
+                return self._heard(recording, 0.0, recording.duration)
+            return self._heard(recording, *whole(start, end))
+
+        return self._read(recording_id, heard)
+
+    def _read(self, recording_id: str, work: Callable[[Recording], Read]) -> Read | None:
+        """Return what work reads of a recording; failures are not remembered, only results."""
         recording = self.recording(recording_id)
-        if not is_unchanged(recording):
-            return None
-        stretch = (0.0, recording.duration) if recording.duration <= SHORT else whole(start, end)
         try:
-            return self._heard(recording, *stretch)
+            return work(recording) if is_unchanged(recording) else None
         except AudioError:
             return None
 
