@@ -11,6 +11,7 @@ import pytest
 
 from fakes import tune
 from spolia.audio import Audio
+from spolia.cli.evaluation_commands import _measure_samples
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation.sample_repeats import levels_of, repeats
@@ -331,3 +332,14 @@ def test_where_drums_are_sampled_their_repetition_is_the_right_place(tmp_path):
 def test_unknown_methods_are_named(evaluation):
     with pytest.raises(ParameterError, match="choose from: samples, segments"):
         evaluation.finder(None, {}, "ears")
+
+
+def test_an_unknown_method_is_refused_before_tracks_are_made(tmp_path):
+    class Benchmark:
+        plan = None
+
+        def make(self, report):
+            raise AssertionError("tracks were made")
+
+    with pytest.raises(ParameterError, match="unknown method 'wrong'; choose from: samples"):
+        _measure_samples(Benchmark(), "wrong", {}, tmp_path, None, None, 1)

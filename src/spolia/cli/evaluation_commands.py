@@ -277,7 +277,7 @@ def _measure_samples(
     from spolia.library import Library
 
     plan = benchmark.plan
-    held = "segments" if method == "random" else method
+    held = sample_running.held_for(method)
     with Bar("tracks") as bar:
         tracks = benchmark.make(bar.show)
     with Library(library, methods=[held], threads=threads, **models) as opened:

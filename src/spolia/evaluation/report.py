@@ -79,7 +79,7 @@ def plot(path: Path, facts: dict[str, Any]) -> None:
     axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
     axes.grid(alpha=0.3)
     axes.legend(ncols=2, fontsize=8)
-    axes.set_title(f"identify, {facts['method']}: {facts['library']}", fontsize=9)
+    axes.set_title(f"identify, {facts['method']}:\n{facts['library']}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

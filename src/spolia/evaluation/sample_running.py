@@ -104,8 +104,7 @@ class SampleBenchmark(ABC):
 
     def finder(self, library: Library, file_of: dict[str, str], method: str) -> Finder:
         """Return what ranks recordings by a method."""
-        if method not in METHODS:
-            raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
+        held_for(method)
         if method == "random":
             return by_chance(sorted(file_of.values()), self.plan.seed)
         if method == "samples":
@@ -211,6 +210,13 @@ class SampleEvaluation(SampleBenchmark):
             for use in uses
         )
         return replace(ranked, repeats=heard)
+
+
+def held_for(method: str) -> str:
+    """Return the library's method that one asks; raises ParameterError for an unknown one."""
+    if method not in METHODS:
+        raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
+    return "segments" if method == "random" else method
 
 
 def journal_name(*facts: Any) -> str:
