@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from spolia.cli.output import Bar
 from spolia.encoders import open_compressor
 from spolia.training.embedding import EmbeddingRecipe, EmbeddingRun
 from spolia.training.export import export_embedding
-from spolia.training.recipe import build
+from spolia.training.recipe import build, read_values
 from spolia.training.running import RunOptions
 
 PUBLISHED = {"pre_norm": False, "gelu": False, "positions": "none", "from_mean": False}
@@ -83,7 +82,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    base = tomllib.loads(arguments.base.read_text())
+    base = read_values(arguments.base)
     arguments.models.mkdir(parents=True, exist_ok=True)
     for name in arguments.variants:
         recipe = varied(base, name)

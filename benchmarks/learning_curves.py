@@ -23,8 +23,14 @@ Entries = list[dict[str, Any]]
 
 
 def read(folder: Path) -> Entries:
-    """Return the entries of a run's log, one a step."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """Return the entries of a run's log, one a step, or leave with a sentence."""
+    log = folder / "log.jsonl"
+    if not log.is_file():
+        raise SystemExit(f"{log} does not exist; give folders of `spolia train fingerprint --run`")
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    if not any(VALIDATED in e for e in entries):
+        raise SystemExit(f"{log} has no validation yet; train on")
+    return entries
 
 
 def row(name: str, entries: Entries) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable
 from functools import partial
 from importlib import resources
@@ -25,9 +24,10 @@ from spolia.networks.architectures import build_encoder
 from spolia.networks.cross_attention import SIZES, CrossAttentionClassifier, CrossAttentionConfig
 from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig
 from spolia.training.export import export_encoder
+from spolia.training.recipe import read_values
 
 RECIPES = resources.files("spolia.training") / "recipes"
-SHIPPED = tomllib.loads((RECIPES / "sample-stems.toml").read_text())["model"]
+SHIPPED = read_values(RECIPES / "sample-stems.toml")["model"]
 CONFIGURATIONS = {
     "sample": ("sample", {}),
     "sample as shipped": ("sample", {**SHIPPED, "node_dim": 64}),

@@ -343,6 +343,35 @@ def test_recipes_name_what_is_wrong(tmp_path):
         load_recipe(tmp_path / "none.toml")
 
 
+def test_a_recipe_builds_on_another(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "base.toml").write_text(
+        'name = "base"\nseed = 3\n[data]\nn_rows = 7\noffset = 0.5\n[model]\ndim = 64\n'
+    )
+    middle = tmp_path / "inner" / "middle.toml"
+    middle.write_text('base = "../base.toml"\n[data]\nn_rows = 9\n')
+    top = tmp_path / "inner" / "top.toml"
+    top.write_text('base = "middle.toml"\nseed = 4\n[model.front_end]\nf_min = 160.0\n')
+    recipe = load_recipe(top)
+    assert (recipe.name, recipe.seed) == ("top", 4)
+    assert (recipe.data.n_rows, recipe.data.offset) == (9, 0.5)
+    assert recipe.model == {"dim": 64, "front_end": {"f_min": 160.0}}
+
+
+def test_what_is_wrong_with_a_base_is_named(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('base = "none.toml"\n')
+    with pytest.raises(TrainingError, match=r"none.toml does not exist"):
+        load_recipe(path)
+    path.write_text("base = 3\n")
+    with pytest.raises(TrainingError, match="base: 3 is not the name of a file"):
+        load_recipe(path)
+    (tmp_path / "s.toml").write_text('base = "r.toml"\n')
+    path.write_text('base = "s.toml"\n')
+    with pytest.raises(TrainingError, match="builds on itself"):
+        load_recipe(path)
+
+
 def test_a_missing_corpus_is_named(tmp_path):
     with pytest.raises(TrainingError, match="--corpus"):
         Run(small(), options(tmp_path / "nowhere", tmp_path / "run"))

@@ -124,15 +124,43 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def read_recipe(path: Path, kind: type[T]) -> T:
-    """Read a recipe; an unknown key or a wrong type raises TrainingError that names the nearest."""
+    """Read a recipe; an unknown key or a wrong type raises TrainingError that names the nearest.
+
+    ``base = "FILE"`` in a recipe names another one, relative to it, whose settings hold where the
+    recipe says nothing else.
+    """
+    values = {"name": path.stem} | read_values(path)
+    return build(kind, values, str(path))
+
+
+def read_values(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the settings of a recipe on top of its bases'; ``readers`` build on it."""
+    if path.resolve() in readers:
+        raise TrainingError(f"{path} builds on itself; take out a 'base'")
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise TrainingError(f"{path} does not exist; give the path of a recipe") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"{path} is not a readable TOML recipe: {error}") from error
-    values.setdefault("name", path.stem)
-    return build(kind, values, str(path))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise TrainingError(f"{path}: base: {base!r} is not the name of a file")
+    inherited = read_values(path.parent / base, (*readers, path.resolve()))
+    inherited.pop("name", None)
+    return _merged(inherited, values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return ``below`` with the settings of ``above`` in place of its own, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        inner = below.get(key)
+        both = isinstance(value, dict) and isinstance(inner, dict)
+        result[key] = _merged(inner, value) if both else value
+    return result
 
 
 def build(kind: type[T], values: dict[str, Any], place: str) -> T:
