@@ -158,8 +158,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         inner = below.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        result[key] = _merged(inner, value) if both else value
+        if isinstance(value, dict) and isinstance(inner, dict):
+            value = _merged(inner, value)
+        result[key] = value
     return result
 
 
