@@ -53,7 +53,7 @@ def test_the_place_is_found(start, seconds):
     rng = np.random.default_rng(5)
     rt, r, qt, q = recording_and_query(rng, start=start, seconds=seconds)
     proposal = propose(hits_of(qt, q, rt, r), resolution=HOP, n_lines=5)[0]
-    line = refine(compare(qt, q, rt, r, proposal, hop=HOP), proposal, segment=SEGMENT, step=STEP)
+    line = refine(compare(qt, q, rt, r, proposal, hop=HOP, segment=SEGMENT), proposal, step=STEP)
     middle = seconds / 2
     assert line.speed * middle + line.offset == pytest.approx(start + middle, abs=0.15)
     assert line.query_start == 0.0
@@ -65,7 +65,7 @@ def test_the_speed_is_found(speed):
     rng = np.random.default_rng(6)
     rt, r, qt, q = recording_and_query(rng, start=20.0, seconds=20.0, speed=speed)
     proposal = propose(hits_of(qt, q, rt, r), resolution=HOP, n_lines=5)[0]
-    line = refine(compare(qt, q, rt, r, proposal, hop=HOP), proposal, segment=SEGMENT, step=STEP)
+    line = refine(compare(qt, q, rt, r, proposal, hop=HOP, segment=SEGMENT), proposal, step=STEP)
     assert line.speed == pytest.approx(speed, rel=0.01)
 
 
@@ -75,7 +75,7 @@ def test_only_the_stretch_that_matches_is_reported():
     foreign = unit(rng.normal(size=q.shape))
     q = np.where((qt >= 8.0)[:, None], foreign, q).astype("f")
     proposal = propose(hits_of(qt, q, rt, r), resolution=HOP, n_lines=5)[0]
-    line = refine(compare(qt, q, rt, r, proposal, hop=HOP), proposal, segment=SEGMENT, step=STEP)
+    line = refine(compare(qt, q, rt, r, proposal, hop=HOP, segment=SEGMENT), proposal, step=STEP)
     assert line.query_end == pytest.approx(8.0 + SEGMENT, abs=0.6)
     assert line.support == pytest.approx(8.0, abs=0.6)
 
@@ -85,7 +85,7 @@ def test_unrelated_sound_has_no_line():
     r, q = unit(rng.normal(size=(200, 64))), unit(rng.normal(size=(40, 64)))
     rt, qt = np.arange(200) * HOP, np.arange(40) * STEP
     proposal = Proposal(0, 1.0, 12.0, 1.0)
-    line = refine(compare(qt, q, rt, r, proposal, hop=HOP), proposal, segment=SEGMENT, step=STEP)
+    line = refine(compare(qt, q, rt, r, proposal, hop=HOP, segment=SEGMENT), proposal, step=STEP)
     assert line is None or line.support < 0.5
 
 
@@ -123,7 +123,7 @@ def test_votes_in_a_table_are_those_of_sorted_cells(monkeypatch):
 def test_similarities_at_rough_places_are_near_the_exact_ones(centre):
     rng = np.random.default_rng(10)
     rt, r, qt, q = recording_and_query(rng, start=30.0, seconds=8.0)
-    window = compare(qt, q, rt, r, Proposal(0, 1.0, centre - 4.0, 1.0), hop=HOP)
+    window = compare(qt, q, rt, r, Proposal(0, 1.0, centre - 4.0, 1.0), hop=HOP, segment=SEGMENT)
     speeds, middle = np.array([0.9, 1.0, 1.13]), float(qt[-1]) / 2
     surface = window.around(speeds, middle, centre, 1.0)
     assert surface.value.shape == (3, len(surface.centres))
@@ -137,7 +137,8 @@ def test_similarities_at_rough_places_are_near_the_exact_ones(centre):
 def test_similarities_along_a_line_are_interpolated_and_nothing_beyond_the_recording(centre):
     rng = np.random.default_rng(11)
     rt, r, qt, q = recording_and_query(rng, start=30.0, seconds=8.0)
-    window = compare(qt, q, rt, r, Proposal(0, 1.0, 30.0, 1.0), hop=HOP, slack=200.0)
+    near = Proposal(0, 1.0, 30.0, 1.0)
+    window = compare(qt, q, rt, r, near, hop=HOP, segment=SEGMENT, slack=200.0)
     assert window.start == 0.0
     speeds, centres = np.array([0.9, 1.0, 1.13]), centre + np.array([0.0, 0.1, 0.37])
     found = window.along(speeds, centres, 3.5)
@@ -159,8 +160,8 @@ def test_a_query_before_the_beginning_still_aligns():
         late[:, None], np.roll(q, int(late.argmax()), axis=0), unit(rng.normal(size=q.shape))
     )
     proposal = propose(hits_of(qt, q.astype("f"), rt, r), resolution=HOP, n_lines=5)[0]
-    window = compare(qt, q.astype("f"), rt, r, proposal, hop=HOP)
-    line = refine(window, proposal, segment=SEGMENT, step=STEP)
+    window = compare(qt, q.astype("f"), rt, r, proposal, hop=HOP, segment=SEGMENT)
+    line = refine(window, proposal, step=STEP)
     assert line.offset == pytest.approx(-3.0, abs=0.3)
     assert line.reference_start >= -0.6
 
@@ -187,3 +188,17 @@ def test_noise_around_no_slope_gives_a_speed_of_one():
     assert sum(f == 0.0 for f in found) >= 42
     short = residuals(rng, slope=0.1, seconds=1.0, noise=0.001)
     assert _fit_residual(*short)[1] == 0.0
+
+
+def test_what_is_heard_after_a_stretch_does_not_move_its_line():
+    rng = np.random.default_rng(3)
+    rt, r, qt, q = recording_and_query(rng, start=30.0, seconds=4.0)
+    proposal = Proposal(0, 1.0, 30.0, 1.0)
+    alone = refine(compare(qt, q, rt, r, proposal, hop=HOP, segment=SEGMENT), proposal, step=STEP)
+    other = unit(rng.normal(size=(24, q.shape[1])))
+    times = np.concatenate([qt, qt[-1] + STEP * np.arange(1, 25)])
+    window = compare(times, np.concatenate([q, other]), rt, r, proposal, hop=HOP, segment=SEGMENT)
+    line = refine(window, proposal, step=STEP)
+    assert line.query_end == pytest.approx(alone.query_end, abs=0.3)
+    assert len(qt[window.inside(line)]) <= len(qt)
+    assert window.query_times[window.inside(line)][-1] + SEGMENT <= line.query_end + 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import wave
@@ -342,3 +343,24 @@ def test_three_hours_stay_under_150_megabytes(tmp_path):
     output = subprocess.check_output([sys.executable, "-c", MEMORY, str(path)], text=True).split()
     assert float(output[0]) == pytest.approx(3 * 3600)
     assert int(output[1]) < 150_000
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate"), [(1, 2**31 - 1), (70, 8000)], ids=["rate", "channels"]
+)
+def test_sound_that_cannot_be_converted_is_one_sentence(tmp_path, channels, rate):
+    data = np.zeros(70 * 4000, "<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2 % 2**32, 2 * channels, 16)
+    chunks = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
+    path = tmp_path / "odd.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    with pytest.raises(AudioError, match=r"cannot be brought to 8000 Hz|is not audio"):
+        Audio.load(path)
+
+
+def test_pipes_and_names_with_zero_bytes_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match="is a pipe or a device"):
+        Audio.load(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match="is no path"):
+        Audio.load("a\0b.wav")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from typer.testing import CliRunner
 from fakes import tune
 from spolia.audio import Audio
 from spolia.cli import app, main
+from spolia.cli.output import Bar, table
+from spolia.cli.sample_commands import tracks_of
 from spolia.encoders import shipped_models
 from spolia.encoding import write_wav, write_whole
+from spolia.library import Library
 
 needs_model = pytest.mark.skipif("segment" not in shipped_models(), reason="no model is shipped")
 
@@ -65,6 +69,7 @@ def test_identify_in_json_as_the_contract_says(library, tmp_path):
         "speed",
         "semitones",  # beyond the contract; null where it is not measured, as with landmarks
         "method",
+        "decided",
     }
     assert {"id", "path", "title", "artist", "duration"} <= set(match["recording"])
     assert match["recording"]["path"].endswith("tune3.wav")
@@ -140,8 +145,9 @@ def test_no_library_says_what_to_do(tmp_path):
 
 def test_an_unknown_method_is_named(crate, tmp_path):
     run = spolia("add", crate, "--library", tmp_path / "lib", "--methods", "magic")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "choose from: segments, compressed, landmarks" in run.stderr
+    assert not (tmp_path / "lib").exists()
 
 
 @needs_model
@@ -261,7 +267,7 @@ def test_outputs_are_checked_before_a_search(tmp_path, monkeypatch, output, said
     (tmp_path / "g.json").mkdir()
     (tmp_path / "file").write_text("")
     run = spolia("samples", "track.wav", *output, "--library", "none")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr.startswith(f"spolia: {said}")
 
 
@@ -279,3 +285,57 @@ def test_lengths_that_are_none_are_refused(tmp_path, command, lengths):
     run = CliRunner().invoke(app, words)
     assert run.exit_code == 2
     assert "in --lengths is no length; give seconds from 1 to 600" in run.output
+
+
+def test_names_are_printed_as_they_are(capsys):
+    table(("id", "path"), [("ff3ffdd3f9f36c01", "a :fire: [bold]b\x1b[2J.wav")])
+    assert "ff3ffdd3f9f36c01  a :fire: [bold]b [2J.wav" in capsys.readouterr().out
+
+
+def test_a_bar_takes_any_name():
+    with Bar("a {b} [bold].wav") as bar:
+        bar.show(1, 2)
+    assert bar.progress.tasks[0].description == "a {b} [bold].wav"
+
+
+def test_what_a_recording_lacks_is_shown_as_nothing(crate, tmp_path):
+    folder = tmp_path / "lib"
+    spolia("add", crate, "--library", folder, "--methods", "landmarks")
+    with Library(folder) as opened:
+        opened.catalog.declare({"segments": "x"})
+        first = next(iter(opened)).id
+    shown = spolia("show", first, "--library", folder, "--json")
+    assert shown.returncode == 0, shown.stderr
+    facts = json.loads(shown.stdout)
+    assert facts["segments"] is None
+    assert facts["landmarks"]["entries"] > 0
+
+
+def test_what_cannot_be_read_does_not_stop_the_others(library, tmp_path):
+    clip = tmp_path / "clip.wav"
+    write_wav(clip, tune(3, seconds=15).slice(4.0, 12.0))
+    os.mkfifo(tmp_path / "pipe.wav")
+    odd = [tmp_path / "pipe.wav", tmp_path / f"{'x' * 300}.wav", tmp_path]
+    run = spolia("identify", *odd, clip, "--library", library, "--json")
+    assert run.returncode == 1
+    answers = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [set(a) for a in answers[:3]] == [{"query", "error"}] * 3
+    assert answers[3]["query"] == str(clip)
+
+
+def test_tracks_are_named_once_and_unreadable_folders_are_named(tmp_path, monkeypatch):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{folder}/closed"))
+        yield str(folder), [], ["a.wav", "b.wav"]
+
+    monkeypatch.setattr("spolia.ingest.os.walk", walk)
+    failed = []
+    tracks = tracks_of([tmp_path, Path("a.wav")], failed)
+    assert tracks == [tmp_path / "a.wav", tmp_path / "b.wav"]
+    assert [(Path(path).name, "Permission denied" in why) for path, why in failed] == [
+        ("closed", True)
+    ]

@@ -110,3 +110,30 @@ def test_the_sound_may_turn_the_order_and_missing_files_change_nothing(fitted):
     assert found[0].by_vectors == 0.3
     assert found[0].place.line.offset == 10.1
     assert found[1].probability == 0.2
+
+
+def test_what_leads_in_the_end_was_heard(fitted):
+    names = [f"wrong{i}" for i in range(7)]
+    many = [candidate(name, 0.9 - 0.01 * i, offset=10.0 * i) for i, name in enumerate(names)]
+    places = [candidate("wrong0", 0.899, offset=200.0), candidate("wrong0", 0.898, offset=300.0)]
+    right = candidate("right", 0.5)
+    heard = []
+
+    def align(c):
+        heard.append(c.recording_id)
+        clear = c.recording_id == "right"
+        return Place(c.line, 0.0, 0.6 if clear else 0.02, 6.0 if clear else 1.0)
+
+    found = confirmed([many[0], *places, *many[1:], right], align, fitted)
+    assert found[0].recording_id == "right"
+    assert found[0].place is not None
+    assert len(heard) == len(many) + len(places) + 1
+    nothing = confirmed([many[0], *places, *many[1:]], align, fitted)
+    assert nothing[0].place is not None
+    assert nothing[0].probability < many[0].probability
+
+
+def test_what_is_far_behind_is_not_heard_afterwards(fitted):
+    many = [candidate("first", 0.9), candidate("far", 1e-4)]
+    found = confirmed(many, lambda c: Place(c.line, 0.0, 0.02, 1.0), fitted)
+    assert next(c for c in found if c.recording_id == "far").place is None

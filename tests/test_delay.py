@@ -40,10 +40,9 @@ def match(rng, delay):
     vectors += 0.03 * rng.normal(size=vectors.shape)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     truth = Proposal(0, 1.0, start, 1.0)
-    window = compare(
-        times, vectors.astype("f"), reference, at(reference).astype("f"), truth, hop=HOP
-    )
-    line = refine(window, truth, segment=SEGMENT, step=0.125)
+    grid = reference, at(reference).astype("f")
+    window = compare(times, vectors.astype("f"), *grid, truth, hop=HOP, segment=SEGMENT)
+    line = refine(window, truth, step=0.125)
     return window, line, start
 
 

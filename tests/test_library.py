@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,10 @@ from spolia.errors import (
     UnknownRecording,
 )
 from spolia.fingerprints.landmarks import LandmarkFingerprinter
+from spolia.fingerprints.registry import searched
 from spolia.ingest import find_files
 from spolia.library import Library
+from spolia.store.catalog import Catalog
 
 
 @pytest.fixture(scope="module")
@@ -541,3 +544,85 @@ def test_a_method_of_a_later_version_does_not_stop_the_others(tmp_path):
         library.catalog.declare({"samples": "samples-1"})
         answer = library.identify(tune(0).slice(3, 9), threshold=0.0)
     assert answer.matches[0].method == "segments"
+
+
+def test_what_only_some_recordings_have_is_not_asked_by_default(library, crate):
+    library.add([crate])
+    both = [BandEnergies(), LandmarkFingerprinter()]
+    with Library(library.folder, fingerprinters=both) as opened:
+        opened.add([crate / "tune0.wav"])
+        assert opened.catalog.counts() == {"landmarks": 1, "segments": 8}
+        clip = tune(5).slice(4.0, 10.0)
+        assert opened.identify(clip, threshold=0.1).matches[0].method == "segments"
+        assert opened.identify(clip, method="landmarks").matches == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "order"),
+    [
+        ({"segments": 5, "compressed": 5}, ["compressed+segments", "segments", "compressed"]),
+        ({"segments": 5, "compressed": 4}, ["segments", "compressed+segments", "compressed"]),
+        ({"landmarks": 5, "segments": 2, "samples": 5}, ["landmarks", "segments", "samples"]),
+        ({"samples": 5, "sketches": 5}, ["samples"]),
+    ],
+)
+def test_the_default_is_what_all_recordings_have(counts, order):
+    assert searched(counts) == order
+
+
+def test_a_damaged_fingerprint_is_made_anew_by_what_needs_it(library, crate):
+    library.add([crate])
+    with sqlite3.connect(library.folder / "library.sqlite") as database:
+        database.execute("UPDATE fingerprints SET content = x'00' WHERE method = 'segments'")
+
+    class Thinned(BandEnergies):
+        method, derives_from, span_seconds = "thinned", "segments", 1.0
+
+        def derive(self, fingerprint):
+            return replace(fingerprint, method=self.method)
+
+        def derive_query(self, fingerprint):
+            return fingerprint
+
+    with Library(library.folder, fingerprinters=[BandEnergies(), Thinned()]) as opened:
+        assert opened.add([crate]).failed == []
+        assert opened.verify() == []
+
+
+def test_a_recording_removed_while_it_is_extended_fails_alone(library, crate, monkeypatch):
+    library.add([crate])
+    both = [BandEnergies(), LandmarkFingerprinter()]
+    gone = library.catalog.find_path(str(crate / "tune0.wav"))
+    extend = Catalog.extend
+
+    def removed_first(catalog, recording_id, fingerprints):
+        if recording_id == gone.id:
+            catalog.remove(gone.id)
+        extend(catalog, recording_id, fingerprints)
+
+    monkeypatch.setattr(Catalog, "extend", removed_first)
+    with Library(library.folder, fingerprinters=both) as opened:
+        report = opened.add([crate])
+    assert report.updated == 7
+    assert [(Path(path).name, "meantime" in why) for path, why in report.failed] == [
+        ("tune0.wav", True)
+    ]
+
+
+def test_a_first_add_that_fails_settles_nothing(library, tmp_path):
+    assert library.add([tmp_path / "typo"]).failed
+    assert library.catalog.methods() == {}
+
+
+def test_almost_silent_sound_is_not_called_short(library, tmp_path):
+    samples = np.zeros(8000 * 12, np.float32)
+    samples[50] = 0.01
+    write_wav(tmp_path / "click.wav", Audio(samples, 8000))
+
+    class Deaf(BandEnergies):
+        def fingerprint_blocks(self, blocks):
+            return super().fingerprint(Audio(sum(b.samples[:0] for b in blocks), 8000))
+
+    with Library(tmp_path / "deaf", fingerprinters=[Deaf()]) as opened:
+        ((_, reason),) = opened.add([tmp_path / "click.wav"]).failed
+    assert "as good as silent" in reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -271,7 +272,7 @@ def test_nominees_are_given_the_logit_of_their_best_pair(encoder):
     assert later[0].logit == pytest.approx(0.0, abs=1e-5)  # the second phase begins half a hop on
 
 
-def test_a_library_keeps_nodes_and_is_searched_by_them(encoder, judge_file, tmp_path):
+def test_a_library_keeps_nodes_and_is_searched_by_them(encoder, judge_file, tmp_path, monkeypatch):
     for number in range(3):
         write_wav(tmp_path / f"crate{number}.wav", tune(number, 16.0, RATE))
     track = tune(1, 16.0, RATE).slice(2.048, 12.048)
@@ -282,8 +283,13 @@ def test_a_library_keeps_nodes_and_is_searched_by_them(encoder, judge_file, tmp_
         assert library.verify() == []
         rows = library.catalog.rows(next(iter(library)).id, "nodes")
         assert rows.shape[1] == 9 * DIM
-        finder = library.sample_finder(track)
+        finder, read = library.sample_finder(track), Counter()
+        sequence = library.catalog.sequence
+        monkeypatch.setattr(
+            library.catalog, "sequence", lambda *of: read.update([of]) or sequence(*of)
+        )
         first = finder.evidence()[0]
+        assert {n for (_, method), n in read.items() if method == "nodes"} == {1}
         assert library.get(first.recording_id).path.endswith("crate1.wav")
         assert first.agreement > 3.0
         assert first.ahead > 0.0

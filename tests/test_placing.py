@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spolia import degradation
+from spolia import degradation, placing
 from spolia.alignment import Line
 from spolia.audio import Audio
 from spolia.encoding import encode, write_wav
+from spolia.identify import match_of
 from spolia.placing import place
 from spolia.recording import Recording
-from spolia.spectral_alignment import SAMPLE_RATE, align
+from spolia.rivals import Place
+from spolia.spectral_alignment import SAMPLE_RATE, Alignment, align
 from spolia.synthesis import piece
 
 PLAYS = {
@@ -149,3 +151,33 @@ def test_files_that_cannot_be_entered_late_are_not_decoded_for_minutes(
     assert at(place(query, rough, described(path)).line, 0.0) == pytest.approx(50.0, abs=0.06)
     monkeypatch.setattr("spolia.placing.PATIENCE", 10.0)
     assert place(query, rough, described(path)).line == rough
+
+
+def test_a_recording_that_begins_after_the_query_leaves_the_line(music, recording):
+    rough = Line(1.0, -19.0, 0.0, 36.0, 0.5, 36.0, 2.0)  # the first ten seconds are before it
+    other = degradation.pink_noise(19 * 16000, 16000, np.random.default_rng(2)).samples
+    query = Audio(np.concatenate([0.1 * other, music.slice(0.0, 17.0).samples]), 16000)
+    assert place(query, rough, recording).line == rough
+
+
+def test_two_alignments_that_belong_to_two_places_leave_the_line(music, recording, monkeypatch):
+    found = iter([(12.0, 1.0), (40.0, 1.0)])
+
+    def aligned(query, line, known, semitones, start, end, lag):
+        offset, speed = next(found)
+        return Alignment(offset, speed, 0.0, 0.9, 9.0)
+
+    monkeypatch.setattr(placing, "_aligned", aligned)
+    rough = line(12.0, 1.0, 40.0)
+    assert place(music.slice(12.0, 52.0), rough, recording).line == rough
+
+
+def test_a_match_is_cut_on_both_sides_to_what_the_recording_holds(recording):
+    early = Place(Line(1.0, -20.0, 0.0, 36.0, 0.5, 36.0, 2.0))
+    match = match_of(recording, 0.9, early, "segments", decided=True)
+    assert (match.query_start, match.query_end) == (20.0, 36.0)
+    assert (match.reference_start, match.reference_end) == (0.0, 16.0)
+    late = Place(Line(1.25, 70.0, 0.0, 9.0, 0.5, 9.0, 2.0))
+    match = match_of(recording, 0.9, late, "segments", decided=True)
+    assert (match.query_start, match.query_end) == (0.0, 4.0)
+    assert (match.reference_start, match.reference_end) == (70.0, 75.0)

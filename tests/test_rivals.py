@@ -128,3 +128,28 @@ def test_beside_a_sure_line_faint_proposals_are_left_out(sure, expected):
 
     found = match_segments([query], search, stored.get, list(stored), hop=HOP, segment=1.0)[0]
     assert {c.recording_id for c in found} == expected
+
+
+def test_many_strong_tracks_elsewhere_do_not_hide_a_rival():
+    played = [
+        Candidate(f"track{i}", line(20.0 + i, start=20.0 * i, end=20.0 * i + 20)) for i in range(30)
+    ]
+    doubtful = [
+        Candidate(name, line(e, start=700.0, end=710.0)) for name, e in (("a", 3.2), ("b", 3.1))
+    ]
+    found = {c.recording_id: c for c in judge([*played, *doubtful])}
+    alone = {c.recording_id: c for c in judge(doubtful)}
+    assert (found["a"].rival, found["b"].rival) == (3.1, 3.2)
+    assert found["a"].probability == alone["a"].probability
+    assert found["track3"].rival == 0.0
+
+
+def test_a_copy_is_one_of_what_leads_on_its_own_stretch():
+    pairs = [
+        Candidate(f"{kind}{i}", line(9.0 - i - (kind == "b"), start=20.0 * i, end=20.0 * i + 20))
+        for i in range(2)
+        for kind in "ab"
+    ]
+    found = judge(pairs, same=lambda one, other: one.recording_id[1] == other.recording_id[1])
+    assert {c.recording_id for c in found if c.is_copy} == {"b0", "b1"}
+    assert all(c.rival == 0.0 for c in found)

@@ -148,3 +148,12 @@ def test_a_long_track_is_searched_stretch_by_stretch():
         assert place * HOP + HALF <= nominee.pairs[0].query <= (place + 2) * HOP + HALF
     places = [n.pairs[0].recording for n in found if n.recording == 4]
     assert len(places) == len({round(p / 6.0, 3) for p in places}) <= 3
+
+
+def test_one_or_two_recordings_do_not_stand_for_a_library():
+    query, free = grid(columns(40, 1)), grid(columns(60, 20))
+    alone = Stretch(query, [], WIDTH).agreement(free)
+    few = Stretch(query, [grid(columns(10, seed)) for seed in (2, 3)], WIDTH).agreement(free)
+    many = Stretch(query, [grid(columns(10, seed)) for seed in range(2, 5)], WIDTH).agreement(free)
+    assert np.array_equal(alone, few)
+    assert not np.array_equal(alone, many)

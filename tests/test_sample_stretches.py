@@ -45,6 +45,7 @@ def test_two_places_of_a_recording_at_one_time_are_both_kept():
     one, other = match("a", 0.99, (10.0, 12.0, 3.0)), match("a", 0.95, (10.0, 12.0, 7.0))
     (found,) = joined([[one], [other]], 0.9)
     assert len(found.occurrences) == 2
+    assert found.coverage == pytest.approx(2.0)
 
 
 def test_different_uses_stay_apart_and_what_is_doubtful_stands_once():

@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -38,6 +39,7 @@ from spolia.sample_alignment import (
 from spolia.sample_graph import write_graph
 from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
 from spolia.sample_patches import Pair
+from spolia.sample_search import SampleFinder
 from spolia.sample_sound import Sounds
 from spolia.sample_tracing import Occurrence, polished, trace
 from spolia.samples import (
@@ -443,11 +445,12 @@ def test_labels_hold_every_occurrence(answer, tmp_path):
     assert len(rows) == 4
     first = dict(zip(head, rows[0], strict=True))
     assert (first["transformation"], first["part"]) == ("varispeed", "mix")
-    assert audacity(Samples("x", 1.0, 0.1, decided=False)) == ""
+    assert audacity(Samples("x", 1.0, 0.1, [replace(answer.matches[0], decided=False)])) == ""
 
 
 def test_a_catalogue_becomes_a_graph(answer, tmp_path):
-    other = Samples("other.wav", 3.0, 0.1, decided=False)
+    doubtful = replace(answer.matches[0], decided=False)
+    other = Samples("other.wav", 3.0, 0.1, [doubtful])
     write_graph(tmp_path / "who.json", [answer, other])
     graph = json.loads((tmp_path / "who.json").read_text())
     assert [n["name"] for n in graph["nodes"]] == ["new & old.wav", "other.wav", "1.wav"]
@@ -564,3 +567,48 @@ def test_patches_find_pitch_and_place_of_equal_levels(known, semitones, middle):
     assert 0.8 < found.correlation < 1.2  # the energy is that of all that was searched
     assert found.z > 6.0
     assert found.patch_z > 6.0
+
+
+def test_with_nothing_beside_it_a_recording_is_ahead_of_nothing(library, track):
+    audio = Audio.load(track, sample_rate=RATE)
+    others = [r.id for r in library if not r.path.endswith("1.wav")]
+    for left_out, ahead in ((others[:-1], True), (others, False)):
+        evidence = library.sample_finder(audio, without=left_out).evidence()
+        assert [e.lead != 0.0 for e in evidence[:1]] == [ahead]
+
+
+def test_parts_are_heard_of_what_is_shown(library, track, monkeypatch):
+    heard = []
+    monkeypatch.setattr(SampleFinder, "_part", lambda _, e: heard.append(e.recording_id) or "mix")
+    shown = library.find_samples(track, threshold=0.5)
+    assert heard == [m.recording.id for m in shown.matches]
+    heard.clear()
+    shown = library.find_samples(track, threshold=1.0, top=2)
+    assert sorted(heard) == sorted(m.recording.id for m in shown.matches)
+    assert len(heard) == 2
+
+
+def test_occurrences_stand_where_their_windows_do_after_silence():
+    values = np.eye(40, dtype=np.float32)
+    times = np.concatenate([np.arange(20) * 0.5, 60.0 + np.arange(20) * 0.5])
+    windows = Windows(*[Fingerprint("samples", None, times, values, 75.0)] * 2, 4.0)
+    picture = unpacked(plot_png(windows, [Occurrence(62.0, 71.5, 62.0, 71.5, 0.9)]))
+    red = np.flatnonzero((picture[:, :, 0] != picture[:, :, 1]).any(axis=0))
+    assert red.min() / picture.shape[1] == pytest.approx(20 / 39, abs=0.02)
+    assert red.max() / picture.shape[1] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_long_matrix_is_thinned():
+    values = np.ones((7000, 4), np.float32)
+    long = Fingerprint("samples", None, np.arange(7000) * 0.5, values, 3504.0)
+    assert unpacked(matrix_png(Windows(long, long, 4.0))).shape == (1000, 1000)
+
+
+def test_names_that_xml_and_labels_cannot_hold_are_made_to(answer, tmp_path):
+    (match, *_) = answer.matches
+    odd = replace(match, recording=replace(match.recording, title="a\x0bb\rc", path="/x\x01.wav"))
+    strange = replace(answer, query="new\x02.wav", matches=[odd])
+    write_graph(tmp_path / "who.graphml", [strange])
+    edges = list(ElementTree.parse(tmp_path / "who.graphml").getroot().iter())
+    assert any(e.get("target") == "/x .wav" for e in edges)
+    assert audacity(strange).splitlines()[0].split("\t")[2].startswith("a b c ")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from spolia.errors import (
     UnknownRecording,
 )
 from spolia.fingerprints.base import Fingerprint
-from spolia.recording import Recording
+from spolia.recording import Recording, path_text
 from spolia.store import derived
 from spolia.store.catalog import Catalog
 from spolia.store.kinds import KINDS, build, bytes_of, cosines
@@ -403,3 +405,21 @@ def test_unknown_kinds_of_index_are_named():
         ParameterError, match="choose from: flat, sq8, ivf-sq8, ivf-pq, pq-fastscan"
     ):
         build("tree", np.zeros((1, 4), np.int8), np.zeros(1, np.int64))
+
+
+def test_files_that_are_not_ours_stay(catalog):
+    folder = catalog.path.parent
+    names = ["city-segments.live.index", "segments.txt", "segments.live.json", "my.segments.7.flac"]
+    for name in names:
+        (folder / name).write_text("mine")
+    open_vectors(catalog, "segments", exact_below=10)
+    catalog.add(recording(50), [segments(50), landmarks(50)])
+    open_vectors(catalog, "segments", exact_below=10)
+    assert all((folder / name).read_text() == "mine" for name in names)
+    assert len(list(folder.glob("segments.*.index"))) == 1
+
+
+def test_a_name_that_is_not_text_is_found_by_its_path(catalog):
+    path = os.fsdecode(b"/music/caf\xe9.wav")
+    catalog.add(replace(recording(60), path=path_text(path)), [segments(60)])
+    assert catalog.find_path(path).id == recording(60).id

@@ -2,8 +2,8 @@
 
 Every hit pairs a time in the query with a time in a recording. Hits of a true match lie on a line
 ``t_reference = speed · t_query + offset``. Lines are proposed by a vote over (speed, offset), as
-in Wang 2003 with a speed axis added, then refined on the similarities between all vectors of the
-query and the stored sequence around the line. Pure functions on arrays.
+in Wang 2003 with a speed axis added, then refined on the similarities of all vectors of the query
+to those around the line. Pure.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ class Window:
     query_times: Floats  # seconds [shape=(n_query,)]
     start: float  # seconds of the first grid point in the recording
     hop: float  # seconds between grid points
+    segment: float  # seconds that one vector sees
     query: Vectors  # [shape=(n_query, dim)]
     reference: Vectors  # [shape=(n_grid, dim)]
 
@@ -244,9 +245,9 @@ class Window:
         return left_values
 
     def inside(self, line: Line) -> slice:
-        """Return which query vectors lie within a line's stretch."""
-        first, last = np.searchsorted(self.query_times, [line.query_start - 1e-9, line.query_end])
-        return slice(int(first), int(last))
+        """Return which query vectors see nothing beyond a line's stretch."""
+        begins = line.query_start - 1e-6, line.query_end - self.segment + 1e-6
+        return slice(*np.searchsorted(self.query_times, begins).tolist())
 
     @cached_property
     def _padded(self) -> Vectors:
@@ -265,9 +266,10 @@ def compare(
     line: Proposal,
     *,
     hop: float,
+    segment: float,
     slack: float = 2.0,
 ) -> Window:
-    """Return the similarities around a proposed line; the reference's grid has step ``hop``."""
+    """Return the similarities around a proposed line; hop, segment: seconds, see Window."""
     ends = line.offset + line.speed * np.array([query_times[0], query_times[-1]])
     first = max(0, int(np.floor((ends.min() - slack) / hop)))
     last = max(first + 1, int(np.ceil((ends.max() + slack) / hop)))
@@ -275,14 +277,14 @@ def compare(
     chosen = slice(*np.searchsorted(places, [first, last + 1]))
     grid = np.zeros((last + 1 - first, query.shape[1]), np.float32)
     grid[places[chosen] - first] = reference[chosen]
-    return Window(query @ grid.T, query_times, first * hop, hop, query, grid)
+    return Window(query @ grid.T, query_times, first * hop, hop, segment, query, grid)
 
 
-def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Line | None:
+def refine(window: Window, line: Proposal, *, step: float) -> Line | None:
     """Return the best line near a proposal, with the stretch where it holds; None if nowhere.
 
-    segment: seconds that one vector sees; step: seconds between the query's vectors. The search is
-    a grid over (speed, position), coarse then fine, then a parabola through the peak.
+    step: seconds between the query's vectors. The search is a grid over (speed, position), coarse
+    then fine, then a parabola through the peak.
     """
     times = window.query_times
     middle = float(times[0] + times[-1]) / 2
@@ -296,7 +298,7 @@ def refine(window: Window, line: Proposal, *, segment: float, step: float) -> Li
     value = window.along(every, each, middle).mean(1)
     speed, centre = _summit(speeds, Surface(centres, value.reshape(len(speeds), -1)))
     similarity = window.along(np.array([speed]), np.array([centre]), middle)[0]
-    rough = _stretch(similarity, times, speed, centre - speed * middle, segment, step)
+    rough = _stretch(similarity, times, speed, centre - speed * middle, window.segment, step)
     return None if rough is None else _polish(window, rough)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import av
 import numpy as np
@@ -19,50 +20,18 @@ import numpy.typing as npt
 import soxr
 
 from spolia.errors import AudioError, ParameterError
+from spolia.recording import path_text
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 Samples = npt.NDArray[np.float32]
+T = TypeVar("T")
 
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".wave",
-        ".flac",
-        ".mp3",
-        ".mp2",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".m4a",
-        ".m4b",
-        ".aac",
-        ".mp4",
-        ".mov",
-        ".mkv",
-        ".mka",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".wma",
-        ".wmv",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".ac3",
-        ".eac3",
-        ".dts",
-        ".ape",
-        ".wv",
-        ".tta",
-        ".amr",
-        ".3gp",
-        ".spx",
-        ".mpc",
-        ".w64",
-    ]
-)
+SUFFIXES = """
+    .wav .wave .flac .mp3 .mp2 .ogg .oga .opus .m4a .m4b .aac .mp4 .m4v .mov .mkv .mka .webm .avi
+    .mpg .mpeg .wma .wmv .aif .aiff .aifc .au .caf .ac3 .eac3 .dts .ape .wv .tta .amr .3gp .spx .mpc
+    .w64 .ogv .flv .m2ts
+"""
+AUDIO_SUFFIXES = frozenset(SUFFIXES.split())  # of files that are taken from folders
 SILENCE_PEAK = 1e-4  # −80 dBFS
 GAP = 0.1  # seconds: smaller jumps of timestamps are rounding or encoder delay
 TAIL = 0.25  # seconds that may be missing at the end without being called lost
@@ -161,7 +130,7 @@ def check_query(audio: Audio, name: str, minimum: float) -> None:
 def name_of(source: Source) -> str:
     """Return what to call a source in messages."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return path_text(source)
     return "<bytes>" if isinstance(source, bytes) else str(getattr(source, "name", "<stream>"))
 
 
@@ -216,20 +185,8 @@ def _open(source: Source) -> Any:
     """Open a container or raise AudioError."""
     name = name_of(source)
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.exists():
-            raise AudioError(name, "does not exist; check the path")
-        if path.is_dir():
-            raise AudioError(name, "is a directory; give an audio file")
-        try:
-            size = path.stat().st_size
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise AudioError(
-                name, f"cannot be read ({error.strerror}); check its permissions"
-            ) from error
-        file: Any = os.fspath(path)
+        size = _size(Path(source), name)
+        file: Any = os.fspath(source)
     else:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         size = len(source) if isinstance(source, bytes) else 1
@@ -243,6 +200,25 @@ def _open(source: Source) -> Any:
         container.close()
         raise AudioError(name, "has no audio stream; give a file with sound")
     return container
+
+
+def _size(path: Path, name: str) -> int:
+    """Return the bytes of a readable file; raises AudioError for everything else."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(name, "is a directory; give an audio file")
+        if not stat.S_ISREG(status.st_mode):  # it would block, or end at once
+            raise AudioError(name, "is a pipe or a device; give an audio file")
+        with path.open("rb"):
+            return status.st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AudioError(name, "does not exist; check the path") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AudioError(name, f"cannot be read ({reason}); check its permissions") from error
+    except ValueError as error:  # a name with a zero byte
+        raise AudioError(name, f"is no path ({error}); check it") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -279,7 +255,7 @@ class _Decoder:
         first = round(start * rate)
         last = None if end is None else round(end * rate)
         place = None  # sample number of the next resampled sample; None before the first
-        for at, samples in self._resampled(start):
+        for at, samples in self._convertible(self._resampled(start)):
             if place is None:
                 place = at if at > 0 and start > 0 else 0
             begin, stop = place, place + len(samples)
@@ -291,6 +267,14 @@ class _Decoder:
             if last is not None and stop >= last:
                 return
         self._missing_tail((place or 0) / rate, end)
+
+    def _convertible(self, found: Iterator[T]) -> Iterator[T]:
+        """Yield what is found; raise AudioError where FFmpeg cannot bring it to the rate."""
+        try:
+            yield from found
+        except av.FFmpegError as error:
+            reason = f"cannot be brought to {self.sample_rate} Hz ({_reason(error)})"
+            raise AudioError(self.name, f"{reason}; the file is damaged or rare") from error
 
     def _missing_tail(self, reached: float, end: float | None) -> None:
         if self.length is not None:

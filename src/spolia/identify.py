@@ -44,6 +44,7 @@ class Match:
     speed: float  # seconds of the recording per second of the query; 1.04 = plays 4 % fast
     semitones: float | None  # how much higher the query sounds; None: not measured
     method: str
+    decided: bool = True  # whether it passed the threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Return the match as it stands in JSON."""
@@ -62,23 +63,29 @@ _MATCH_KEYS = (
     "speed",
     "semitones",
     "method",
+    "decided",
 )
 
 
-def match_of(recording: Recording, probability: float, place: Place, method: str) -> Match:
-    """Return a match of a recording at a place, cut to what the recording holds."""
+def match_of(
+    recording: Recording, probability: float, place: Place, method: str, *, decided: bool
+) -> Match:
+    """Return a match of a recording at a place, cut on both sides to what the recording holds."""
     line = place.line
+    start = max(line.query_start, -line.offset / line.speed)
+    end = max(start, min(line.query_end, (recording.duration - line.offset) / line.speed))
     return Match(
         recording,
         probability,
         line.score,
-        line.query_start,
-        line.query_end,
-        max(0.0, line.reference_start),
-        min(recording.duration, line.reference_end),
+        start,
+        end,
+        max(0.0, line.speed * start + line.offset),
+        min(recording.duration, line.speed * end + line.offset),
         line.speed,
         place.semitones,
         method,
+        decided,
     )
 
 
@@ -89,8 +96,12 @@ class Identification:
     query: str  # its path or name
     duration: float  # seconds
     seconds: float  # time that the answer took
-    decided: bool  # whether the first match passed the threshold
-    matches: list[Match] = field(default_factory=list)  # most probable first
+    matches: list[Match] = field(default_factory=list)  # decided ones first, most probable first
+
+    @property
+    def decided(self) -> bool:
+        """Whether a match passed the threshold."""
+        return any(match.decided for match in self.matches)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as it stands in JSON."""
@@ -199,8 +210,9 @@ def _refined(
     step: float,
     delay: Delay | None,
 ) -> Line | None:
-    window = compare(part.times, part.values, reference.times, reference.values, proposal, hop=hop)
-    line = refine(window, proposal, segment=segment, step=step)
+    grid = reference.times, reference.values
+    window = compare(part.times, part.values, *grid, proposal, hop=hop, segment=segment)
+    line = refine(window, proposal, step=step)
     if line is None:
         return None
     if delay is not None:
@@ -252,7 +264,6 @@ def _continues(first: Line, second: Line) -> bool:
 def _join(first: Line, second: Line) -> Line:
     """Return the line through both stretches."""
     start, end = first.query_start, max(first.query_end, second.query_end)
-    longer = first if first.query_end - start >= second.query_end - second.query_start else second
     if end <= first.query_end + 1e-9:
         return first if first.evidence >= second.evidence else second
     last = second.reference_end
@@ -262,16 +273,9 @@ def _join(first: Line, second: Line) -> Line:
     )
     support = first.support + added * second.support
     score = (first.score * first.support + second.score * added * second.support) / support
-    return replace(
-        longer,
-        speed=speed,
-        offset=first.reference_start - speed * start,
-        query_start=start,
-        query_end=end,
-        score=score,
-        support=support,
-        evidence=first.evidence + added * second.evidence,
-    )
+    offset = first.reference_start - speed * start
+    evidence = first.evidence + added * second.evidence
+    return Line(speed, offset, start, end, score, support, evidence)
 
 
 def match_landmarks(

@@ -14,14 +14,15 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spolia.audio import AUDIO_SUFFIXES, SILENCE_PEAK, Audio, read_tags, stream
-from spolia.errors import AudioError
+from spolia.errors import AudioError, CorruptLibrary, UnknownRecording
 from spolia.fingerprints.base import (
     Accompanying,
     Beside,
@@ -30,9 +31,10 @@ from spolia.fingerprints.base import (
     Fingerprinter,
     Listener,
 )
-from spolia.recording import Recording
+from spolia.recording import Recording, path_text
 from spolia.store.catalog import Catalog
 
+SHORTEST = 1.1  # seconds that a recording must last
 IN_FLIGHT = 2  # files per thread that are being worked on or wait to be stored
 
 
@@ -76,14 +78,15 @@ def find_files(
     """
     seen: set[Path] = set()
     for path in map(Path, paths):
-        for file in _walk(path, on_error) if _is_folder(path) else (path,):
+        for file in _walk(path, on_error) if is_folder(path) else (path,):
             absolute = Path(os.path.abspath(file))
             if absolute not in seen:
                 seen.add(absolute)
                 yield absolute
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder, which one that cannot be looked at is not."""
     try:
         return path.is_dir()
     except OSError:  # a name too long, say: it fails later, by its name
@@ -137,7 +140,7 @@ class _Ingest:
 
     def unreadable(self, error: OSError) -> None:
         """Count a folder that cannot be read as failed."""
-        self.report.failed.append((str(error.filename), _unreadable(error)))
+        self.report.failed.append((str(error.filename), why_unreadable(error)))
 
     def run(
         self, files: Iterable[Path], threads: int
@@ -153,12 +156,7 @@ class _Ingest:
                     self.report.unchanged += 1
                     yield path, None
                     continue
-                if held:
-                    stored = self._stored(held, missing)
-                    task = pool.submit(extended, path, held, missing, stored, self.stopped)
-                else:
-                    task = pool.submit(analyse, path, missing, self.stopped)
-                pending[task] = path
+                pending[pool.submit(*self._task(path, held, missing))] = path
                 if len(pending) == threads * IN_FLIGHT:
                     yield from self._finished(pending)
             while pending:
@@ -180,6 +178,15 @@ class _Ingest:
         made = self.fingerprinters
         return [f for f in made if held is None or held.id not in self.holding[f.method]]
 
+    def _task(
+        self, path: Path, held: Recording | None, missing: Sequence[Fingerprinter]
+    ) -> tuple[Any, ...]:
+        """Return a function and its arguments that make what is missing, or everything anew."""
+        with suppress(UnknownRecording, CorruptLibrary):  # removed meanwhile, or a damaged row
+            if held:
+                return extended, path, held, missing, self._stored(held, missing), self.stopped
+        return analyse, path, self.fingerprinters, self.stopped
+
     def _stored(self, held: Recording, missing: Sequence[Fingerprinter]) -> list[Fingerprint]:
         """Return the stored fingerprints of a recording that missing ones derive from."""
         bases = {f.derives_from for f in missing if isinstance(f, Derived)}
@@ -198,11 +205,14 @@ class _Ingest:
         except AudioError as error:
             return self._failed(path, error.reason)
         except OSError as error:
-            return self._failed(path, _unreadable(error))
-        if self.known.get(recording.id) is recording:
-            self.catalog.extend(recording.id, fingerprints)
-        else:
+            return self._failed(path, why_unreadable(error))
+        if self.known.get(recording.id) is not recording:
             self.catalog.add(recording, fingerprints)
+        else:
+            try:
+                self.catalog.extend(recording.id, fingerprints)
+            except UnknownRecording:
+                return self._failed(path, "was removed in the meantime; add it again")
         if recording.id in self.known:
             self.report.updated += 1
         else:
@@ -216,7 +226,8 @@ class _Ingest:
         return reason
 
 
-def _unreadable(error: OSError) -> str:
+def why_unreadable(error: OSError) -> str:
+    """Return why a file or folder counts as failed."""
     return f"cannot be read ({error.strerror or error}); check the file and its permissions"
 
 
@@ -246,14 +257,12 @@ def analyse(
     nothing can be indexed, OSError where the file cannot be read, and CancelledError soon after
     ``stopped`` is set.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise AudioError(str(path), "is a pipe or a device; give an audio file")
     tags = read_tags(path)
     status = path.stat()
     fingerprints, watch = _fingerprinted(path, fingerprinters, (), stopped)
     recording = Recording(
         recording_id(path),
-        os.fsencode(path).decode("utf-8", "backslashreplace"),  # names need not be text
+        path_text(path),
         watch.seconds,
         tags.title,
         tags.artist,
@@ -323,4 +332,6 @@ def _overheard(blocks: Iterator[Audio], listener: Listener) -> Iterator[Audio]:
 def _why_empty(watch: _Watch) -> str:
     if watch.peak < SILENCE_PEAK:
         return "is silent (nothing above -80 dBFS); give a recording with sound"
-    return f"is too short ({watch.seconds:.2f} s); at least 1.1 s is needed"
+    if watch.seconds < SHORTEST:
+        return f"is too short ({watch.seconds:.2f} s); at least {SHORTEST} s is needed"
+    return "is as good as silent (no second of it is above -80 dBFS); give a recording with sound"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spolia.encoding import write_whole
+from spolia.recording import one_line
 from spolia.sample_tracing import Occurrence
 from spolia.samples import SampleMatch, Samples
 
@@ -85,10 +86,10 @@ def table(answer: Samples) -> str:
 
 
 def _occurrences(answer: Samples) -> Iterator[tuple[SampleMatch, Occurrence]]:
-    pairs = [(match, o) for match in answer.matches for o in match.occurrences]
+    pairs = [(match, o) for match in answer.found for o in match.occurrences]
     return iter(sorted(pairs, key=lambda pair: pair[1].query_start))
 
 
 def _label(match: SampleMatch, occurrence: Occurrence) -> str:
-    name = match.recording.name.replace("\t", " ").replace("\n", " ")
+    name = one_line(match.recording.name)
     return f"{name} {occurrence.reference_start:.2f}-{occurrence.reference_end:.2f} s"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from os import PathLike
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from spolia.audio import Audio, Source, check_query, name_of
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
-from spolia.fingerprints.nodes import NodeFingerprinter
-from spolia.fingerprints.samples import SampleFingerprinter, makes_nodes
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, place
@@ -41,6 +39,7 @@ from spolia.store.vectors import EXACT_BELOW, VectorIndex, open_vectors
 MINIMUM_QUERY = 1.0  # seconds
 
 Index = VectorIndex | PostingsIndex
+T = TypeVar("T")
 
 
 class Library:
@@ -75,17 +74,25 @@ class Library:
         """
         self.folder = Path(folder)
         self.threads = max(1, threads)
-        self.model, self.compressor, self.sample_model = model, compressor, sample_model
+        self.model, self.compressor = model, compressor
         self.sample_classifier = sample_classifier
-        given: list[Fingerprinter] = [SketchFingerprinter(), *(fingerprinters or ())]
-        self._fingerprinters = {f.method: f for f in given}
+        given = [*(fingerprinters or ())]
         self.catalog = Catalog(self.folder, create=create)
-        held, wanted = self.catalog.methods(), methods or [f.method for f in given[1:]]
+        self._fingerprinters = registry.Fingerprinters(
+            [SketchFingerprinter(), *given],
+            self.catalog.methods,
+            model=model,
+            compressor=compressor,
+            sample_model=sample_model,
+            threads=self.threads,
+        )
+        held, wanted = self.catalog.methods(), methods or [f.method for f in given]
         if not wanted and not held:
             wanted = registry.default_methods(model, compressor)
         self.methods = registry.with_auxiliary([*held, *wanted])
         self._indexes: dict[str, Index] = {}
         self._sequence = lru_cache(maxsize=512)(self._read_sequence)
+        self._searched = lru_cache(maxsize=1)(self._how_searched)
         self._sounds = Sounds(self.catalog.get)
 
     def __enter__(self) -> Library:
@@ -117,24 +124,7 @@ class Library:
 
     def fingerprinter(self, method: str) -> Fingerprinter:
         """Return the fingerprinter of a method, checked against the library's model."""
-        if method not in self._fingerprinters:
-            self._fingerprinters[method] = self._made(method)
         return self._fingerprinters[method]
-
-    def _made(self, method: str) -> Fingerprinter:
-        if method == "compressed":
-            segments, held = self.fingerprinter("segments"), self.catalog.methods().get(method)
-            return registry.make_compressed(
-                segments, self.compressor, held=held, threads=self.threads
-            )
-        if method == "nodes":
-            return NodeFingerprinter(cast(SampleFingerprinter, self.fingerprinter("samples")))
-        model = self.sample_model if method == "samples" else self.model
-        return registry.make_fingerprinter(method, model=model)
-
-    def _is_made(self, method: str) -> bool:
-        """Tell whether the models make what a method stores."""
-        return method != "nodes" or makes_nodes(self.fingerprinter("samples"))
 
     @cached_property
     def sample_judge(self) -> SampleJudge | None:
@@ -150,8 +140,10 @@ class Library:
         Each recording is stored in a transaction of its own, so an interrupted call loses nothing
         and the next one continues. Files that fail are in the report, the others are added.
         """
-        fingerprinters = [self.fingerprinter(m) for m in self.methods if self._is_made(m)]
-        self.catalog.declare({f.method: f.model_id for f in fingerprinters})
+        made = filter(self._fingerprinters.makes, self.methods)
+        fingerprinters = [self.fingerprinter(m) for m in made]
+        if len(self):  # another model's vectors do not belong beside what is held
+            self.catalog.declare({f.method: f.model_id for f in fingerprinters})
         return ingest(self.catalog, paths, fingerprinters, threads=self.threads, progress=progress)
 
     def get(self, recording_id: str) -> Recording:
@@ -207,9 +199,8 @@ class Library:
         started = time.perf_counter()
         method = self._chosen(method)
         audio, name = self._query(source, self._query_fingerprinter(method), name)
-        matches, n_decided = self._find(audio, method, threshold, top)
-        seconds = time.perf_counter() - started
-        return Identification(name, audio.duration, seconds, n_decided > 0, matches)
+        matches = self._steadily(partial(self._find, audio, method, threshold, top))
+        return Identification(name, audio.duration, time.perf_counter() - started, matches)
 
     def decided(
         self, candidates: list[Candidate], method: str | None = None, threshold: float | None = None
@@ -286,7 +277,8 @@ class Library:
         started = time.perf_counter()
         audio, name = self._query(source, self.fingerprinter(self._chosen("samples")), name)
         find = partial(self.sample_finder, without=without)
-        answer = asked(find, audio, name, top=top, threshold=threshold, report=progress)
+        ask = partial(asked, find, audio, name, top=top, threshold=threshold, report=progress)
+        answer = self._steadily(ask)
         return replace(answer, seconds=time.perf_counter() - started)
 
     def sample_finder(
@@ -332,11 +324,14 @@ class Library:
         exhaustive = partial(self._searcher, "segments") if n_entries < EXACT_BELOW else None
         return TwoStageSearcher(fingerprinter, runs, index, stored, n_entries, exhaustive)
 
+    def _how_searched(self, generation: int) -> list[str]:
+        """Return how the library can be searched at a generation, its default first."""
+        counts = self.catalog.counts() or dict.fromkeys(self.methods, 0)
+        return registry.searched(counts)
+
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()
-        held = sorted({*(stored or self.methods)} - registry.UNSEARCHED, key=registry.rank)
-        if {"segments", "compressed"} <= set(held):
-            held.insert(0, registry.TWO_STAGE)
+        held = self._searched(self.catalog.generation)
         method = method or held[0]
         if method not in held:
             raise ParameterError(
@@ -368,23 +363,34 @@ class Library:
         method: str,
         threshold: float | None,
         top: int,
-    ) -> tuple[list[Match], int]:
-        """Return the decided matches, then others up to ``top``, and how many are decided."""
+    ) -> list[Match]:
+        """Return the decided matches, then others up to ``top``."""
         decided = self.decided(candidates, method, threshold)
         others = [c for c in best_per_recording(candidates) if not any(c is d for d in decided)]
         chosen = [*decided, *others][: max(top, len(decided))]
-        return [self._match(audio, candidate, method) for candidate in chosen], len(decided)
+        return [
+            match_of(
+                self.catalog.get(c.recording_id),
+                c.probability,
+                self.place(audio, c),
+                method,
+                decided=number < len(decided),
+            )
+            for number, c in enumerate(chosen)
+        ]
 
-    def _find(
-        self, audio: Audio, method: str, threshold: float | None, top: int
-    ) -> tuple[list[Match], int]:
+    def _find(self, audio: Audio, method: str, threshold: float | None, top: int) -> list[Match]:
+        candidates = self.candidates(audio, method=method)
+        candidates = self.confirmed(audio, candidates, method=method)
+        return self._matches(audio, candidates, method, threshold, top)
+
+    def _steadily(self, find: Callable[[], T]) -> T:
+        """Return what is found; what is removed meanwhile is not found, all else is."""
         while True:
             generation = self.catalog.generation
             try:
-                candidates = self.candidates(audio, method=method)
-                candidates = self.confirmed(audio, candidates, method=method)
-                return self._matches(audio, candidates, method, threshold, top)
-            except UnknownRecording:  # removed while we searched: search what is left
+                return find()
+            except UnknownRecording:
                 if generation == self.catalog.generation:
                     raise
 
@@ -394,7 +400,3 @@ class Library:
             return candidate.place
         known, semitones = self.catalog.get(candidate.recording_id), candidate.semitones
         return place(audio, candidate.line, known, semitones=semitones, lag=candidate.lag)
-
-    def _match(self, audio: Audio, candidate: Candidate, method: str) -> Match:
-        recording = self.catalog.get(candidate.recording_id)
-        return match_of(recording, candidate.probability, self.place(audio, candidate), method)

@@ -11,16 +11,18 @@ from spolia.audio import Audio
 from spolia.confirmation import Confirmation
 from spolia.errors import AudioError
 from spolia.recording import Recording
-from spolia.rivals import Candidate, Place, overlapping
+from spolia.rivals import Candidate, Place, overlapping, rivals_removed
 from spolia.spectral_alignment import MOST_LAG, N_FFT, SAMPLE_RATE, Alignment, align
 
 SPAN = 10.0  # seconds of a query that are aligned at once
 BEYOND = 0.2  # seconds of the recording that are decoded on both sides of where they may lie
 LEAST = 0.8  # seconds: less cannot be aligned
+BENT = 0.03  # by which the speed between two alignments may differ from theirs
 CONVINCING = 0.08  # correlation; below it, a third of alignments were worse than the vectors' line
 SEEKING = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"])  # decoded from any place
 MOST_CONTENDERS = 4  # candidates on one stretch that are aligned,
-MOST_PLACES = 2  # and of one recording;
+MOST_PLACES = 2  # and of one recording, at first;
+MOST_ROUNDS = 8  # in which what then leads on a stretch without having been aligned is, too;
 FAR_BEHIND = 0.01  # share of the first one's probability below which others are not
 PATIENCE = 120.0  # seconds that are decoded for nothing in other files
 
@@ -55,6 +57,8 @@ def place(
     if first is None or last is None:
         return Place(line)
     joined = _through(line, first, start + SPAN / 2, last, end - SPAN / 2)
+    if any(abs(joined.speed / found.speed - 1) > BENT for found in (first, last)):
+        return Place(line)  # two places of the recording
     return _heard(line, joined, (first.semitones + last.semitones) / 2, [first, last])
 
 
@@ -76,23 +80,36 @@ def confirmed(
 
     align: the place of a candidate. Where a recording's file is gone, the vectors' opinion stands.
     """
-    chosen = {id(c) for c in contenders(candidates)}
-    found = []
-    for candidate in candidates:
-        if id(candidate) in chosen:
-            placed, before = align(candidate), candidate.probability
-            candidate = replace(candidate, place=placed, by_vectors=before)
-            if placed.correlation is not None and placed.prominence is not None:
-                line = candidate.line
-                after = confirmation.probability(
-                    vectors=before,
-                    correlation=placed.correlation,
-                    prominence=placed.prominence,
-                    seconds=line.query_end - line.query_start,
-                )
-                candidate = replace(candidate, probability=after)
-        found.append(candidate)
-    return sorted(found, key=lambda c: -c.probability)
+    found, chosen = list(candidates), contenders(candidates)
+    for _ in range(1 + MOST_ROUNDS):
+        if not chosen:
+            break
+        heard = {id(c): _by_sound(c, align(c), confirmation) for c in chosen}
+        found = sorted((heard.get(id(c), c) for c in found), key=lambda c: -c.probability)
+        chosen = [c for c in rivals_removed(found) if c.place is None and _is_near(c, found)]
+    return found
+
+
+def _by_sound(candidate: Candidate, placed: Place, confirmation: Confirmation) -> Candidate:
+    """Return a candidate at a place, with its probability by vectors and sound."""
+    before, line = candidate.probability, candidate.line
+    candidate = replace(candidate, place=placed, by_vectors=before)
+    if placed.correlation is None or placed.prominence is None:
+        return candidate
+    after = confirmation.probability(
+        vectors=before,
+        correlation=placed.correlation,
+        prominence=placed.prominence,
+        seconds=line.query_end - line.query_start,
+    )
+    return replace(candidate, probability=after)
+
+
+def _is_near(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+    """Tell whether a candidate that was not aligned is not far behind those that were."""
+    heard = [o for o in others if o.place is not None and overlapping(o.line, candidate.line)]
+    first = max((o.by_vectors for o in heard), default=0.0)
+    return bool(heard) and candidate.probability >= FAR_BEHIND * first
 
 
 def contenders(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -133,8 +150,11 @@ def _aligned(
     if end - start < LEAST:
         return None
     first = max(0.0, line.speed * start + line.offset - lag - BEYOND)
+    last = line.speed * end + line.offset + lag + BEYOND
+    if last <= first:  # the recording begins later
+        return None
     try:
-        sound = _decoded(recording, first, line.speed * end + line.offset + lag + BEYOND)
+        sound = _decoded(recording, first, last)
     except AudioError:
         return None
     if sound is None or len(sound) < N_FFT:

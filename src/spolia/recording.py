@@ -6,6 +6,16 @@ import os
 from dataclasses import asdict, dataclass
 
 
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text, which names of files need not be."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def one_line(text: str) -> str:
+    """Return text with a space in place of what is not printed: what terminals and XML choke on."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 @dataclass(frozen=True)
 class Recording:
     """A reference recording of a library."""

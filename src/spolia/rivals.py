@@ -8,7 +8,7 @@ A recording that holds the same sound, a copy, is no rival.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -60,12 +60,11 @@ def judged(
     No candidate is more probable than a stronger one on the same stretch.
     """
     ordered = sorted(candidates, key=lambda c: -strength(c.line.evidence, c.line.score))
-    leaders = best_per_recording(ordered)[:N_LEADERS]
-    leaders.sort(key=lambda c: -c.line.evidence)
     same = lru_cache(maxsize=None)(same)
+    leading = list(_leaders(ordered))
     rivals = [
-        next((o.line.evidence for o in leaders if _is_rival(o, candidate, same)), 0.0)
-        for candidate in ordered
+        _rival(candidate, leaders, same)
+        for candidate, leaders in zip(ordered, leading, strict=True)
     ]
     lines = [
         (c.line.evidence, c.line.score, c.line.support, rival)
@@ -73,21 +72,39 @@ def judged(
     ]
     probabilities = calibration.probabilities(np.reshape(lines, (-1, 4)), n_entries).tolist()
     found: list[Candidate] = []
-    for candidate, rival, probability in zip(ordered, rivals, probabilities, strict=True):
+    every = zip(ordered, leading, rivals, probabilities, strict=True)
+    for candidate, leaders, rival, probability in every:
         caps = [c.probability for c in found if overlapping(c.line, candidate.line)]
-        is_copy = bool(found) and candidate in leaders and same(ordered[0], candidate)
+        is_copy = candidate in leaders[1:] and same(leaders[0], candidate)
         found.append(
             replace(candidate, rival=rival, probability=min([probability, *caps]), is_copy=is_copy)
         )
     return sorted(found, key=lambda c: -c.probability)
 
 
-def _is_rival(other: Candidate, candidate: Candidate, same: Same) -> bool:
-    return (
-        other.recording_id != candidate.recording_id
-        and overlapping(other.line, candidate.line)
-        and not same(other, candidate)
-    )
+def _leaders(ordered: list[Candidate]) -> Iterator[list[Candidate]]:
+    """Yield the strongest candidate of each of the strongest recordings on a candidate's stretch.
+
+    ordered: strongest first. Elsewhere in a long query there are other leaders.
+    """
+    stretches = np.array([(c.line.query_start, c.line.query_end) for c in ordered]).reshape(-1, 2)
+    known: dict[tuple[float, float], list[Candidate]] = {}
+    for candidate in ordered:
+        stretch = candidate.line.query_start, candidate.line.query_end
+        if stretch not in known:
+            common = np.minimum(stretches, stretch)[:, 1] - np.maximum(stretches, stretch)[:, 0]
+            shorter = np.minimum(np.diff(stretches)[:, 0], stretch[1] - stretch[0])
+            near = np.flatnonzero(common > OVERLAP * np.maximum(shorter, 1e-9))
+            known[stretch] = best_per_recording([ordered[i] for i in near])[:N_LEADERS]
+        yield known[stretch]
+
+
+def _rival(candidate: Candidate, leaders: list[Candidate], same: Same) -> float:
+    """Return the evidence of the strongest leader that is another recording's sound, or 0."""
+    for other in sorted(leaders, key=lambda c: -c.line.evidence):
+        if other.recording_id != candidate.recording_id and not same(other, candidate):
+            return other.line.evidence
+    return 0.0
 
 
 def overlapping(first: Line, second: Line) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spolia.encoders import ModelCard
-from spolia.fingerprints.samples import Rows
+from spolia.fingerprints.samples import Columns, Rows
 from spolia.sample_patches import Pair
 from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart, distinct
 from spolia.store.hits import Hits, chosen
@@ -33,12 +33,13 @@ BATCH = 512  # columns of recordings that are compared at once
 BESIDE = 0.97  # of a cosine that counts one column sooner or later, as tempos differ
 RARE = 2.5  # deviations from which a similarity counts
 SOFTENING = 0.02, 0.5  # of deviations: of a node's cosines, of a window's sums
-ALONE = 0.3, 0.15  # mean and deviation of cosines where the library holds nothing else
+ALONE = 0.3, 0.15  # mean and deviation of cosines where the library holds nothing else, or too
+FEW = 2  # recordings, and fewer, to tell
 N_SAMPLED, SAMPLE = 640, 10  # recordings that stand for the library, and columns of each
 
 Grid = npt.NDArray[np.float32]  # unit nodes [shape=(n_rows, n_columns, d)]
 Matrix = npt.NDArray[np.float32]
-Nodes = Callable[[int], Rows | None]
+Nodes = Callable[[int], Columns | None]
 Search = Callable[[float, float], Hits]
 
 
@@ -48,7 +49,7 @@ class Piece:
 
     recording: int
     first: int  # column
-    columns: Rows
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class NodeSearch:
         if batch:
             yield batch
 
-    def _pieces(self, recording: int, rows: Rows, places: Hits) -> Iterator[Piece]:
+    def _pieces(self, recording: int, rows: Columns, places: Hits) -> Iterator[Piece]:
         """Yield the columns of a recording around places, each once."""
         width = self.width
         wanted = np.zeros(max(len(rows), width) + 1, bool)
@@ -186,7 +187,7 @@ class NodeSearch:
         """Return seconds in the middle of the windows that begin at columns."""
         return np.asarray(columns * self.hop + self.half, np.float64)
 
-    def _grid(self, columns: Rows) -> Grid:
+    def _grid(self, columns: Columns) -> Grid:
         """Return columns' nodes, unit norm."""
         dim = int(self.card.architecture["node_dim"])
         units = unit_vectors(columns.reshape(-1, dim)).reshape(len(columns), -1, dim)
@@ -219,7 +220,7 @@ class Stretch:
     def __init__(self, grid: Grid, background: Sequence[Grid], width: int) -> None:
         """Take its nodes, those of stretches of the library, and the columns of a window."""
         self.grid, self.width = grid, width
-        if not background:
+        if len(background) <= FEW:  # their spread is not that of a library
             self.least = np.full((*grid.shape[:2], 1), ALONE[0] + RARE * ALONE[1], np.float32)
             self.scale = np.full_like(self.least, 1.0 / ALONE[1])
             self.mean, self.spread = np.zeros(grid.shape[1] - width + 1), np.float64(1.0)

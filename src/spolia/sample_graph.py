@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from spolia.encoding import write_whole
 from spolia.errors import ParameterError
+from spolia.recording import one_line
 from spolia.samples import SampleMatch, Samples
 
 KEYS = {
@@ -41,9 +43,9 @@ def as_json(answers: Sequence[Samples]) -> str:
     """Return {"nodes": [{"id", "name"}], "links": [{"source", "target", …}]}."""
     nodes = [{"id": path, "name": name} for path, name in _nodes(answers).items()]
     links = [
-        {"source": answer.query, "target": match.recording.path, **_facts(match)}
+        {"source": _id(answer), "target": match.recording.path, **_facts(match)}
         for answer in answers
-        for match in answer.matches
+        for match in answer.found
     ]
     return json.dumps({"nodes": nodes, "links": links}, ensure_ascii=False, indent=1) + "\n"
 
@@ -58,12 +60,13 @@ def as_graphml(answers: Sequence[Samples]) -> str:
         )
     graph = ElementTree.SubElement(root, "graph", edgedefault="directed")
     for path, name in _nodes(answers).items():
-        node = ElementTree.SubElement(graph, "node", id=path)
-        ElementTree.SubElement(node, "data", key="name").text = name
+        node = ElementTree.SubElement(graph, "node", id=one_line(path))
+        ElementTree.SubElement(node, "data", key="name").text = one_line(name)
     for answer in answers:
-        for match in answer.matches:
+        for match in answer.found:
+            ends = {"source": _id(answer), "target": match.recording.path}
             edge = ElementTree.SubElement(
-                graph, "edge", source=answer.query, target=match.recording.path
+                graph, "edge", {end: one_line(path) for end, path in ends.items()}
             )
             for key, value in _facts(match).items():
                 if value is not None:
@@ -73,10 +76,15 @@ def as_graphml(answers: Sequence[Samples]) -> str:
 
 
 def _nodes(answers: Sequence[Samples]) -> dict[str, str]:
-    nodes = {answer.query: Path(answer.query).name for answer in answers}
+    nodes = {_id(answer): Path(answer.query).name for answer in answers}
     for answer in answers:
-        nodes |= {match.recording.path: match.recording.name for match in answer.matches}
+        nodes |= {match.recording.path: match.recording.name for match in answer.found}
     return nodes
+
+
+def _id(answer: Samples) -> str:
+    """Return what names a track: its path, as a library would hold it."""
+    return os.path.abspath(answer.query) if Path(answer.query).exists() else answer.query
 
 
 def _facts(match: SampleMatch) -> dict[str, str | float | int | None]:

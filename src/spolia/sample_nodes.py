@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spolia.encoders import Classifier, Encoder
 from spolia.fingerprints.nodes import nodes_at
-from spolia.fingerprints.samples import Rows
+from spolia.fingerprints.samples import Columns, Rows
 from spolia.samples import Nominee
 
 BATCH = 48  # pairs that are compared at once, by each thread
@@ -42,7 +42,7 @@ class NodeJudge:
         self,
         query: Sequence[Rows],
         nominees: Sequence[Nominee],
-        nodes: Callable[[int], Rows | None],
+        nodes: Callable[[int], Columns | None],
         *,
         threads: int = 1,
     ) -> list[Nominee]:
@@ -64,7 +64,7 @@ class NodeJudge:
         self,
         query: Sequence[Rows],
         nominees: Sequence[Nominee],
-        nodes: Callable[[int], Rows | None],
+        nodes: Callable[[int], Columns | None],
     ) -> Iterator[Compared]:
         """Yield the windows of each nominee's pairs, a recording's columns being read once."""
         card = self.encoder.card

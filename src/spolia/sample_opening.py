@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import cast
 
 from spolia.audio import Audio
 from spolia.encoders import open_classifier
-from spolia.errors import ModelError
+from spolia.errors import ModelError, UnknownRecording
 from spolia.fingerprints.base import Fingerprinter
-from spolia.fingerprints.samples import Rows, SampleFingerprinter, makes_nodes
+from spolia.fingerprints.samples import Columns, SampleFingerprinter, makes_nodes
 from spolia.sample_agreement import NodeSearch
 from spolia.sample_judging import Judge
 from spolia.sample_nodes import NodeJudge
@@ -19,6 +20,8 @@ from spolia.sample_sound import Sounds
 from spolia.samples import SampleCalibration, calibration_of
 from spolia.store.catalog import Catalog
 from spolia.store.vectors import VectorIndex
+
+N_KEPT = 256  # recordings whose nodes stay in memory while a track is asked about
 
 SampleJudge = NodeJudge | Judge
 
@@ -46,8 +49,11 @@ def sample_finder(
                 "run add again for its recordings"
             )
 
-        def nodes(number: int) -> Rows | None:
-            return catalog.rows(index.recording_ids[number], "nodes")
+        @lru_cache(maxsize=N_KEPT)
+        def nodes(number: int) -> Columns | None:
+            with suppress(UnknownRecording):
+                return catalog.sequence(index.recording_ids[number], "nodes").values
+            return None
 
         fingerprint, columns = fingerprinter.query_with_nodes(query)
         search = NodeSearch(columns[0], encoder.card, nodes, len(index.recording_ids), threads)

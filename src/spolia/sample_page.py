@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ BIT_RATE = 64000
 RATE = 16000  # Hz
 WIDTH = 900  # of pictures, CSS pixels
 LEAST_PIXELS = 1000  # of the longer side of a picture of its own
+MOST_PIXELS = 1000  # of either side of the matrix
 MOST_ROWS = 40  # occurrences in a table
 INK, SOFT, MARK = "#1d2733", "#8795a5", "#d1495b"
 
@@ -104,17 +106,24 @@ def plot_png(windows: Windows, occurrences: Sequence[Occurrence]) -> bytes:
 
 def _shades(windows: Windows) -> npt.NDArray[np.uint8]:
     """Return the matrix in grey, the recording's time upwards."""
-    similarity = windows.recording.values @ windows.query.values.T
+    similarity = _thinned(windows.recording.values) @ _thinned(windows.query.values).T
     low, high = np.quantile(similarity, [0.5, 0.999]) if similarity.size else (0.0, 1.0)
     shown = np.clip((similarity - low) / max(float(high - low), 1e-6), 0.0, 1.0)
     return np.asarray(255 - 215 * shown[::-1], np.uint8)
 
 
+def _thinned(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every n-th vector, of an hour every seventh: more than is seen on a page."""
+    return vectors[:: max(1, -(-len(vectors) // MOST_PIXELS))]
+
+
 def _share(seconds: float, of: Fingerprint, windows: Windows) -> float:
-    """Return where on an axis of the matrix a window has its middle at a time, in [0, 1]."""
-    first, last = float(of.times[0]), float(of.times[-1])
-    share = (seconds - windows.seconds / 2 - first) / max(last - first, 1e-6)
-    return min(max(share, 0.0), 1.0)
+    """Return where on an axis of the matrix a window has its middle at a time, in [0, 1].
+
+    Silence has no windows, and no place on the axis.
+    """
+    places = np.linspace(0.0, 1.0, len(of.times))
+    return float(np.interp(seconds - windows.seconds / 2, of.times, places))
 
 
 def _png(picture: npt.NDArray[np.uint8]) -> bytes:
@@ -138,7 +147,7 @@ def _png(picture: npt.NDArray[np.uint8]) -> bytes:
 
 def _head(answer: Samples) -> str:
     name = html.escape(Path(answer.query).name)
-    n = len(answer.matches)
+    n = len(answer.found)
     verdict = (
         "no sample found"
         if not answer.decided
@@ -159,7 +168,7 @@ def _section(match: SampleMatch, duration: float, query: Audio, windows: Windows
         played_as = "tempo and pitch as recorded"
     n = len(match.occurrences)
     facts = [
-        f"probability {match.probability:.3f}",
+        f"probability {match.probability:.3f}{'' if match.decided else ', below the threshold'}",
         f"{played}: {played_as}",
         *([match.part] if match.part else []),
         "once" if n == 1 else f"{n} times",

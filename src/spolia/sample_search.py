@@ -129,17 +129,25 @@ class SampleFinder:
         hits = self.index.search(self.fingerprint.values[within], times[within], n)
         return chosen(hits, ~self.without[hits.recordings])
 
-    def matches(self) -> list[SampleMatch]:
-        """Return the recordings that may be sampled, most probable first."""
+    def matches(self, *, top: int = 0, threshold: float | None = None) -> list[SampleMatch]:
+        """Return the recordings that may be sampled, most probable first.
+
+        Of the first ``top``, and of those from the threshold on, by default the calibration's, the
+        part is heard, too.
+        """
+        limit = self.calibration.threshold if threshold is None else threshold
         with one_blas_thread():
             heard = [e for e in self.evidence() if e.trace.occurrences]
+            chances = {e.recording_id: self.calibration.probability(e) for e in heard}
+            heard.sort(key=lambda e: -chances[e.recording_id])
+            shown = max(top, sum(chance >= limit for chance in chances.values()))
             with ThreadPoolExecutor(self.threads) as pool:
-                parts = list(pool.map(self._part, heard))
+                parts = [*pool.map(self._part, heard[:shown]), *[None] * len(heard[shown:])]
         self.patches.forget()  # a long track is many finders, one after the other
-        found = [
+        return [
             SampleMatch(
                 self.sounds.recording(e.recording_id),
-                self.calibration.probability(e),
+                chances[e.recording_id],
                 e.score,
                 e.played.tempo,
                 e.played.semitones,
@@ -149,7 +157,6 @@ class SampleFinder:
             )
             for e, part in zip(heard, parts, strict=True)
         ]
-        return sorted(found, key=lambda match: -match.probability)
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
         """Return ids and promise of recordings that are nominated but not named."""
@@ -306,5 +313,7 @@ def _leads(nominees: Sequence[Nominee], name: Literal["score", "agreement"]) -> 
     for nominee in nominees:
         value = getattr(nominee, name)
         best[nominee.recording] = max(value, best.get(nominee.recording, 0.0))
-    first, second = [*sorted(best.values(), reverse=True), 0.0, 0.0][:2]
+    if len(best) < 2:  # there is nothing to be ahead of
+        return dict.fromkeys(best, 0.0)
+    first, second = sorted(best.values(), reverse=True)[:2]
     return {r: value - (second if value == first else first) for r, value in best.items()}

@@ -48,21 +48,22 @@ def asked(
         if is_silent(part):
             continue
         finder = find(part, _share(report, number, len(parts)))
-        found.append([moved(match, start) for match in finder.matches()])
+        matches = finder.matches(top=top, threshold=threshold)
+        found.append([moved(match, start) for match in matches])
         until = parts[number + 1][0] if number + 1 < len(parts) else np.inf
         prints.append(_moved(finder.fingerprint, start, until))
         limit = finder.calibration.threshold if limit is None else limit
     limit = 1.0 if limit is None else limit
     matches = joined(found, limit)
-    n_decided = sum(match.probability >= limit for match in matches)
+    matches = [replace(match, decided=match.probability >= limit) for match in matches]
+    n_decided = sum(match.decided for match in matches)
     whole = replace(
         prints[0],
         times=np.concatenate([of.times for of in prints]),
         values=np.concatenate([of.values for of in prints]),
         duration=audio.duration,
     )
-    shown = matches[: max(top, n_decided)]
-    return Samples(name, audio.duration, 0.0, n_decided > 0, shown, whole)
+    return Samples(name, audio.duration, 0.0, matches[: max(top, n_decided)], whole)
 
 
 def stretches(duration: float) -> list[tuple[float, float]]:

@@ -222,6 +222,7 @@ class SampleMatch:
     part: Part | None  # of the recording that is heard; None: not measured
     occurrences: tuple[Occurrence, ...]  # in order of the query's time, at least one
     features: tuple[float, ...] = ()  # what the probability was computed from
+    decided: bool = False  # whether it passed the threshold
 
     @property
     def transformation(self) -> Transformation:
@@ -231,7 +232,11 @@ class SampleMatch:
     @property
     def coverage(self) -> float:
         """Seconds of the query that play the recording."""
-        return sum(o.query_end - o.query_start for o in self.occurrences)
+        total, end = 0.0, 0.0
+        for o in self.occurrences:
+            total += max(0.0, o.query_end - max(o.query_start, end))
+            end = max(end, o.query_end)
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         """Return the match as it stands in JSON."""
@@ -241,7 +246,7 @@ class SampleMatch:
             "probability": round(self.probability, 4),
             "score": round(self.score, 4),
             "query_start": round(first.query_start, 3),
-            "query_end": round(self.occurrences[-1].query_end, 3),
+            "query_end": round(max(o.query_end for o in self.occurrences), 3),
             "reference_start": round(min(o.reference_start for o in self.occurrences), 3),
             "reference_end": round(max(o.reference_end for o in self.occurrences), 3),
             "speed": round(self.tempo_ratio, 4),
@@ -251,6 +256,7 @@ class SampleMatch:
             "part": self.part,
             "coverage": round(self.coverage, 3),
             "method": "samples",
+            "decided": self.decided,
             "occurrences": [
                 {k: round(v, 3) for k, v in asdict(o).items()} for o in self.occurrences
             ],
@@ -264,9 +270,18 @@ class Samples:
     query: str  # its path or name
     duration: float  # seconds
     seconds: float  # time that the answer took
-    decided: bool  # whether the first match passed the threshold
     matches: list[SampleMatch] = field(default_factory=list)  # most probable first
     fingerprint: Fingerprint | None = field(default=None, repr=False)  # of the query
+
+    @property
+    def found(self) -> list[SampleMatch]:
+        """The matches that passed the threshold."""
+        return [match for match in self.matches if match.decided]
+
+    @property
+    def decided(self) -> bool:
+        """Whether a match passed the threshold."""
+        return bool(self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as it stands in JSON."""

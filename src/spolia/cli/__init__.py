@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -16,7 +15,7 @@ from spolia.cli import (
     sample_commands,
     training_commands,
 )
-from spolia.errors import SpoliaError
+from spolia.errors import ParameterError, SpoliaError
 
 INTERRUPTED = 130  # exit code of Ctrl-C, which typer raises as SystemExit
 
@@ -60,16 +59,13 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         typer.echo(f"spolia: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ParameterError) else 1)
     except (SystemExit, KeyboardInterrupt) as ended:
         interrupted = isinstance(ended, KeyboardInterrupt) or ended.code == INTERRUPTED
         if not interrupted:
             raise
         typer.echo("spolia: interrupted; run the same command again to continue", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:  # of a file that is written, mostly
         if "--debug" in sys.argv or error.strerror is None:
             raise

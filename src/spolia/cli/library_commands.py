@@ -49,13 +49,17 @@ def add(
     threads: ThreadsOption = N_CORES,
     as_json: JsonOption = False,
 ) -> None:
-    """Add recordings: files, and folders with all that is in them."""
+    """Add recordings: files, and folders with all audio that is in them.
+
+    Hidden files, and folders that are links, are left out.
+    """
     from spolia.cli.output import AddBar, report_failures
-    from spolia.fingerprints.registry import check_models
+    from spolia.fingerprints.registry import check_methods, check_models
     from spolia.library import Library
 
-    check_models(model, compressor, sample_model)  # before a folder is made
     chosen = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
+    check_methods(chosen or ())  # before a folder is made
+    check_models(model, compressor, sample_model)
     folder = library_folder(library)
     opened = Library(
         folder,
@@ -119,13 +123,18 @@ def show(
 ) -> None:
     """Show all that is known of a recording."""
     from spolia.cli.output import table
+    from spolia.errors import UnknownRecording
     from spolia.library import Library
 
     with Library(library_folder(library), create=False) as opened:
         recording = opened.get(recording_id)
         facts: dict[str, Any] = {**recording.to_dict(), "lost": recording.lost}
         for method, model_id in opened.catalog.methods().items():
-            stored = opened.catalog.sequence(recording.id, method)
+            try:
+                stored = opened.catalog.sequence(recording.id, method)
+            except UnknownRecording:  # it was added before the method was
+                facts[method] = None
+                continue
             facts[method] = {"model": model_id, "entries": len(stored.times)}
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
@@ -134,7 +143,9 @@ def show(
 
 
 def remove(
-    recording_ids: Annotated[list[str], typer.Argument(help="Ids.", show_default=False)],
+    recording_ids: Annotated[
+        list[str], typer.Argument(help="Ids, or their beginnings.", show_default=False)
+    ],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from spolia.ingest import AddProgress
+from spolia.recording import one_line
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -20,10 +22,18 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     grid = Table(box=None, show_header=any(headings), pad_edge=False, header_style="bold")
     for heading in headings:
-        grid.add_column(heading, overflow="fold" if heading == "path" else "ellipsis")
+        is_whole = heading in ("id", "path")
+        grid.add_column(
+            heading, overflow="fold" if is_whole else "ellipsis", no_wrap=heading == "id"
+        )
     for row in rows:
-        grid.add_row(*(cell.replace("[", r"\[") for cell in row))
+        grid.add_row(*map(_plain, row))
     console.print(grid)
+
+
+def _plain(text: str) -> Text:
+    """Return text as it is, whatever a file's name or tags hold that a terminal would obey."""
+    return Text(one_line(text))
 
 
 def report_failures(failed: Sequence[tuple[str, str]]) -> None:
@@ -38,9 +48,9 @@ class _Bar:
     """A progress bar on stderr."""
 
     def __init__(self, description: str) -> None:
-        self.started = False
+        self.description = description
         self.progress = Progress(
-            TextColumn(description),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[note]}"),
@@ -65,7 +75,7 @@ class _Bar:
     def show(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
         if self.task is None:
-            self.task = self.progress.add_task("", total=total, note=note)
+            self.task = self.progress.add_task(self.description, total=total, note=note)
         self.progress.update(self.task, completed=done, total=total, note=note)
 
 
@@ -80,7 +90,7 @@ class AddBar(_Bar):
         super().__init__("adding")
 
     def update(self, progress: AddProgress) -> None:
-        """Show how far an ``add`` is, and a failure as soon as it happens."""
+        """Show how far an ``add`` is."""
         seconds = 1e-9
         if self.task is not None:
             seconds = max(self.progress.tasks[0].elapsed or 0.0, 1e-9)

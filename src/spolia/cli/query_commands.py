@@ -35,8 +35,8 @@ def identify(
     method: Annotated[
         str | None,
         typer.Option(
-            help="segments, compressed, compressed+segments or landmarks; default: the first that "
-            "the library holds.",
+            help="compressed+segments, segments, compressed or landmarks; default: the first that "
+            "the library holds of all recordings.",
             show_default=False,
         ),
     ] = None,
@@ -51,6 +51,7 @@ def identify(
     from spolia.cli.output import report_failures
     from spolia.errors import AudioError
     from spolia.library import Library
+    from spolia.recording import path_text
 
     failed: list[tuple[str, str]] = []
     opened = Library(
@@ -63,7 +64,7 @@ def identify(
             except AudioError as error:
                 failed.append((str(file), error.reason))
                 if as_json:
-                    typer.echo(json.dumps({"query": str(file), "error": error.reason}))
+                    typer.echo(json.dumps({"query": path_text(file), "error": error.reason}))
                 continue
             if as_json:
                 typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
@@ -95,5 +96,5 @@ def _line(match: Match) -> str:
     pitch = f", {semitones:+.1f} semitones" if abs(semitones) >= 0.3 else ""
     return (
         f"  {match.probability:.3f}  {match.recording.name}: {reference} of the recording "
-        f"= {query} of the clip{speed}{pitch}"
+        f"= {query} of the clip{speed}{pitch}{'' if match.decided else ' (below the threshold)'}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +24,7 @@ from spolia.cli.options import (
     library_folder,
 )
 from spolia.errors import AudioError, ParameterError
+from spolia.recording import path_text
 
 if TYPE_CHECKING:
     from spolia.library import Library
@@ -75,20 +76,19 @@ def samples(
 ) -> None:
     """Say which recordings tracks sample, where, and what was done to them."""
     from spolia.cli.output import report_failures
-    from spolia.ingest import find_files
     from spolia.library import Library
     from spolia.sample_graph import check_graph_name, write_graph
 
     if graph is not None:
         check_graph_name(graph)
         _check_file(graph)
-    tracks = [path for file in files for path in (find_files([file]) if file.is_dir() else [file])]
-    if not tracks:
+    failed: list[tuple[str, str]] = []
+    tracks = tracks_of(files, failed)
+    if not tracks and not failed:
         given = ", ".join(map(str, files))
         raise ParameterError(f"{given}: nothing looks like audio; give tracks or their folder")
     outputs = _Outputs(export, page, plot, several=len(tracks) > 1)
     outputs.check()
-    failed: list[tuple[str, str]] = []
     answers: list[Samples] = []
     opened = Library(
         library_folder(library),
@@ -100,11 +100,26 @@ def samples(
     with opened:
         names = distinct_stems(tracks)
         for track, answer in _answers(opened, tracks, top, threshold, failed, as_json=as_json):
-            outputs.write(opened, answer, names[track])
-            answers.append(answer)
+            outputs.write(opened, answer, track, names[track])
+            if graph is not None:
+                answers.append(replace(answer, fingerprint=None))  # they are large
     if graph is not None:
         write_graph(graph, answers)
     report_failures(failed)
+
+
+def tracks_of(files: Iterable[Path], failed: list[tuple[str, str]]) -> list[Path]:
+    """Return the tracks to ask about, each once; folders that cannot be read count as failed."""
+    from spolia.ingest import find_files, is_folder, why_unreadable
+
+    def unreadable(error: OSError) -> None:
+        failed.append((str(error.filename), why_unreadable(error)))
+
+    tracks: dict[str, Path] = {}
+    for file in files:
+        for path in find_files([file], on_error=unreadable) if is_folder(file) else [file]:
+            tracks.setdefault(os.path.abspath(path), path)
+    return list(tracks.values())
 
 
 def _answers(
@@ -120,17 +135,18 @@ def _answers(
     from spolia.cli.output import Bar
 
     for track in tracks:
-        own = library.catalog.find_path(os.path.abspath(track))
-        without = [own.id] if own else []
+        places = (os.path.abspath(track), os.path.realpath(track))
+        own = map(library.catalog.find_path, places)
+        without = {recording.id for recording in own if recording}
         try:
-            with Bar(track.name) as bar:
+            with Bar(path_text(track.name)) as bar:
                 answer = library.find_samples(
                     track, top=top, threshold=threshold, without=without, progress=bar.show
                 )
         except AudioError as error:
             failed.append((str(track), error.reason))
             if as_json:
-                typer.echo(json.dumps({"query": str(track), "error": error.reason}))
+                typer.echo(json.dumps({"query": path_text(track), "error": error.reason}))
             continue
         if as_json:
             typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False))
@@ -156,13 +172,13 @@ class _Outputs:
             if path is not None:
                 (_check_folder if self.several else _check_file)(path)
 
-    def write(self, library: Library, answer: Samples, name: str) -> None:
+    def write(self, library: Library, answer: Samples, track: Path, name: str) -> None:
         if self.export is not None:
             from spolia.labels import write_labels
 
             write_labels(self.export, answer, name)
         if self.page is not None:
-            _write_page(self._of(self.page, f"{name}.html"), library, answer)
+            _write_page(self._of(self.page, f"{name}.html"), library, answer, track)
         if self.plot is not None:
             _write_plot(self._of(self.plot, f"{name}.png"), library, answer)
 
@@ -204,11 +220,11 @@ def _windows(library: Library, answer: Samples) -> list[Windows | None]:
     ]
 
 
-def _write_page(path: Path, library: Library, answer: Samples) -> None:
+def _write_page(path: Path, library: Library, answer: Samples, track: Path) -> None:
     from spolia.audio import Audio
     from spolia.sample_page import write_page
 
-    write_page(path, answer, Audio.load(answer.query, sample_rate=16000), _windows(library, answer))
+    write_page(path, answer, Audio.load(track, sample_rate=16000), _windows(library, answer))
 
 
 def _write_plot(path: Path, library: Library, answer: Samples) -> None:
@@ -245,7 +261,8 @@ def _sample_lines(match: SampleMatch) -> list[str]:
     if match.part:
         played.append(match.part)
     times = "once" if len(match.occurrences) == 1 else f"{len(match.occurrences)} times"
-    head = f"  {match.probability:.3f}  {match.recording.name}: {times}, {'; '.join(played)}"
+    doubt = "" if match.decided else " (below the threshold)"
+    head = f"  {match.probability:.3f}  {match.recording.name}: {times}, {'; '.join(played)}{doubt}"
     shown = [
         f"           {format_seconds(o.query_start)}–{format_seconds(o.query_end)} "
         f"= {format_seconds(o.reference_start)}–{format_seconds(o.reference_end)} of the recording"

@@ -18,7 +18,7 @@ from spolia.calibration import UNFITTED, Calibration
 from spolia.encoders import ModelCard
 from spolia.errors import ParameterError
 from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint
-from spolia.fingerprints.samples import Rows, SampleFingerprinter
+from spolia.fingerprints.samples import Columns, Rows, SampleFingerprinter
 
 
 class NodeFingerprinter:
@@ -56,7 +56,7 @@ class NodeFingerprinter:
         return self.fingerprint(audio)
 
 
-def nodes_at(rows: Rows, starts: Sequence[float], card: ModelCard) -> Rows:
+def nodes_at(rows: Columns, starts: Sequence[float], card: ModelCard) -> Rows:
     """Return node matrices of windows, float32 [shape=(n, n_nodes, d)].
 
     rows: a recording's columns; starts: seconds at which windows begin; the nearest column begins

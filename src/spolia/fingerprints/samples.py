@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,10 @@ from spolia.fingerprints.base import UNCHANGED, Change, Fingerprint, Fingerprint
 from spolia.fingerprints.segments import SegmentFingerprinter, Vectors, Window
 
 Rows = npt.NDArray[np.float32]  # columns of nodes [shape=(n_columns, n_rows * d)]
+Columns = npt.NDArray[Any]  # the same up to a factor, int8 as stored
 
 QUERY_PHASES = 2  # a query vector every quarter of a second
+SHORTEST = 1.0  # seconds of a reference: a loop is shorter than a window
 LONG = 90.0  # seconds beyond which a query has one, every half second: it repeats itself
 
 
@@ -30,6 +32,7 @@ class SampleFingerprinter(SegmentFingerprinter):
 
     method = "samples"
     phases = QUERY_PHASES
+    shortest_seconds = SHORTEST
     query_changes = ()  # the encoder forgives half an octave
 
     def __init__(

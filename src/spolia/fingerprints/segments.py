@@ -73,6 +73,11 @@ class SegmentFingerprinter:
         """Seconds of sound that one vector sees."""
         return self.card.segment / self.card.sample_rate
 
+    @property
+    def shortest_seconds(self) -> float:
+        """Seconds of sound below which a reference has no vector."""
+        return self.segment_seconds
+
     @cached_property
     def calibration(self) -> Calibration:
         """The encoder's calibration, or a rough one for a model that was never calibrated."""
@@ -104,7 +109,7 @@ class SegmentFingerprinter:
         """Return the fingerprint of blocks, given what encodes a window, those dropped too."""
         vectors = [np.zeros((0, self.card.dim), np.float32)]
         times: list[npt.NDArray[np.float64]] = [np.zeros(0)]
-        windows = _Windows(self.card)
+        windows = _Windows(self.card, round(self.shortest_seconds * self.sample_rate))
         for window in windows.cut(self._checked(block) for block in blocks):
             encoded = encode(window)
             starts = np.arange(len(encoded), dtype=np.float64) * self.card.hop
@@ -219,8 +224,9 @@ class Window:
 class _Windows:
     """Cuts a stream of blocks into overlapping windows of about a minute."""
 
-    def __init__(self, card: ModelCard) -> None:
-        self.card = card
+    def __init__(self, card: ModelCard, shortest: int) -> None:
+        """Take the samples below which nothing is cut; silence follows what is a bit longer."""
+        self.card, self.shortest = card, shortest
         self.n_samples = 0  # seen so far
 
     def cut(self, blocks: Iterable[Audio]) -> Iterator[Window]:
@@ -238,6 +244,8 @@ class _Windows:
                 buffer = buffer[(done - margin - start) * hop :]
                 start = done - margin
         n_all = n_covering(len(buffer), self.card)
+        if self.shortest <= self.n_samples < segment:
+            n_all = 1
         if n_all > done - start:
             whole = (n_all - 1) * hop + segment
             padded = np.pad(buffer, (0, max(0, whole - len(buffer))))[:whole]

@@ -27,7 +27,7 @@ from spolia.errors import (
     UnknownRecording,
 )
 from spolia.fingerprints.base import Fingerprint
-from spolia.recording import Recording
+from spolia.recording import Recording, path_text
 from spolia.store.rows import (
     COLUMNS,
     SEQUENCE,
@@ -196,6 +196,13 @@ class Catalog:
             raise CorruptLibrary(f"{self.path} has a damaged list of methods; restore a backup")
         return dict(rows)
 
+    def counts(self) -> dict[str, int]:
+        """Return of how many recordings the library holds each method."""
+        with self._guard():
+            counted = "SELECT method, COUNT(*) FROM fingerprints GROUP BY method"
+            found = dict(self._connection.execute(counted).fetchall())
+        return {method: found.get(method, 0) for method in self.methods()}
+
     def declare(self, methods: dict[str, str | None]) -> None:
         """Say which methods and models the library holds; raises IncompatibleModel."""
         with self._guard(), self._transaction():
@@ -307,7 +314,7 @@ class Catalog:
         """Return the recording that was added from a path."""
         with self._guard():
             row = self._connection.execute(
-                f"SELECT {COLUMNS} FROM recordings WHERE path = ?", (path,)
+                f"SELECT {COLUMNS} FROM recordings WHERE path = ?", (path_text(path),)
             ).fetchone()
         return recording_from_row(row) if row else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import zlib
 from contextlib import suppress
@@ -38,10 +39,16 @@ def store(file: Path, content: memoryview, **facts: Any) -> None:
     except OSError as error:
         logger.warning("%s could not be written (%s); it is made anew next time", file, error)
     kind, generation, _ = file.name.rsplit(".", 2)
-    for other in file.parent.glob(f"*{kind}.*"):
-        if f"{kind}.{generation}." not in other.name:
-            with suppress(OSError):
-                other.unlink()
+    with suppress(OSError):
+        for other in list(file.parent.iterdir()):
+            if _generation(other.name, kind) not in (None, generation):
+                other.unlink(missing_ok=True)
+
+
+def _generation(name: str, kind: str) -> str | None:
+    """Return the generation of a derived file of a kind, whole or partial; None of all others."""
+    found = re.fullmatch(rf"\.?{re.escape(kind)}\.(\d+)\.(?:index|json)(?:-\w+)?", name)
+    return found[1] if found else None
 
 
 def facts_of(file: Path) -> dict[str, Any] | None:

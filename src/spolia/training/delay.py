@@ -194,8 +194,9 @@ def _refined(
         return None
     hop, segment = fingerprinter.hop_seconds, fingerprinter.segment_seconds
     truth = Proposal(0, clip.speed, clip.start + (clip.speed - 1.0) * segment / 2, 1.0)
-    window = compare(query.times, query.values, reference.times, reference.values, truth, hop=hop)
-    line = refine(window, truth, segment=segment, step=spacing(query, hop))
+    grid = reference.times, reference.values
+    window = compare(query.times, query.values, *grid, truth, hop=hop, segment=segment)
+    line = refine(window, truth, step=spacing(query, hop))
     return None if line is None else (line, window)
 
 
