@@ -107,6 +107,15 @@ def test_codecs_keep_length_and_time(codec, bit_rate):
     assert click_near(coded, 4.0) == pytest.approx(4.001, abs=0.004)
 
 
+@pytest.mark.parametrize("n_samples", [0, 1, 2, 100, 800, 1599])
+def test_codecs_keep_the_length_of_sounds_below_a_tenth_of_a_second(n_samples):
+    """They ended with an IndexError: the codec's delay was looked for beyond the sound."""
+    sound = Audio(clicks().samples[RATE : RATE + n_samples], RATE)
+    coded = degradation.codec(sound, codec="libmp3lame", bit_rate=16000)
+    assert len(coded) == n_samples
+    assert np.isfinite(coded.samples).all()
+
+
 def test_an_unknown_codec_is_named():
     with pytest.raises(ParameterError, match="unknown codec 'magic'"):
         degradation.codec(clicks(), codec="magic", bit_rate=8000)

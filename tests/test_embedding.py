@@ -374,6 +374,22 @@ def test_resuming_gives_the_same_weights(corpus, tmp_path, loss):
         assert torch.equal(tensor, parts["model"][name]), name
 
 
+def test_gradients_of_proxies_are_checked_and_clipped_as_those_of_the_model(corpus, tmp_path):
+    run = EmbeddingRun(recipe(), options(corpus, tmp_path))
+    weight = run.proxies.weight
+    moved = [*run.model.parameters(), weight]
+    before = [of.detach().clone() for of in moved]
+    hook = weight.register_hook(lambda gradient: gradient * float("nan"))
+    run.advance(lambda _: None)
+    assert all(torch.equal(of, was) for of, was in zip(moved, before, strict=True))
+    hook.remove()
+    weight.register_hook(lambda gradient: gradient * 1e6)
+    run.advance(lambda _: None)
+    norm = torch.stack([of.grad.norm() for of in moved if of.grad is not None]).norm()
+    assert float(norm) <= run.recipe.optimiser.clip * 1.001
+    assert not torch.equal(weight, before[-1])
+
+
 def test_training_lowers_the_loss_and_finds_clips(corpus, tmp_path):
     wanted = recipe(optimiser=EmbeddingOptimiser(steps=60, warmup=5))
     entries = []

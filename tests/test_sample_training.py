@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,19 @@ def test_stems_lie_where_their_mixes_do(corpus_of_stems, tmp_path):
         mixes = tracks.samples[tracks.offsets[1] :].astype(int)
         assert np.abs(stems.samples.astype(int).sum(0) - mixes).max() < 4
         assert not stems.samples[2:].any()
+
+
+def test_stems_of_another_pack_with_equal_names_are_decoded_anew(corpus_of_stems, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(corpus_of_stems, other)
+    for kind in ("drums", "bass"):
+        stem = other / f"samples/t3__{kind}.wav"
+        write_wav(stem, Audio(np.full(12 * 16000, 0.25, "f"), 16000))
+    for folder, is_flat in ((corpus_of_stems, False), (other, True)):
+        files = [f for f in read_manifest(folder, "track") if f.split == "train"]
+        tracks = load_pool(files, sample_rate=16000, cache=tmp_path / "cache")
+        stems = load_stems(tracks, (folder,), cache=tmp_path / "cache")
+        assert (np.ptp(stems.samples[0, : 12 * 16000]) < 10) == is_flat
 
 
 def test_a_part_is_sampled_alone_and_its_anchor_is_the_mix(corpus_of_stems, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from spolia.corpus import CorpusFile, is_device
 from spolia.encoders import Encoder
 from spolia.errors import TrainingError
 from spolia.networks.front_end import FrontEndConfig, LogBands
+from spolia.networks.nafp import LogMel, MelConfig
+from spolia.training.batches import BatchMaker, plan
 from spolia.training.caching import backward_in_chunks
 from spolia.training.degrade import DegradeConfig, Degrader, Responses, follow, normalise
 from spolia.training.export import export_checkpoint
@@ -22,6 +25,7 @@ from spolia.training.fingerprint import Run, train
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_checkpoint
 from spolia.training.losses import nt_xent, semi_hard_triplet, similarity_distillation
+from spolia.training.pool import AudioPool
 from spolia.training.recipe import Recipe, build, load_recipe
 from spolia.training.responses import response_bank, trim, vary
 from spolia.training.running import RunOptions, learning_rate
@@ -79,6 +83,16 @@ def test_the_triplet_loss_equals_the_definition():
     assert float(found) == pytest.approx(total / 9, rel=1e-5)
     assert total > 0
     assert True in kinds
+
+
+def test_a_batch_of_one_group_has_a_triplet_loss_of_zero_and_not_nan():
+    rng = torch.Generator().manual_seed(0)
+    anchors, positives = (torch.randn(4, 8, generator=rng, requires_grad=True) for _ in range(2))
+    loss = semi_hard_triplet(anchors, positives, torch.zeros(4, dtype=torch.long), 0.5)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert not anchors.grad.any()
+    assert not positives.grad.any()
 
 
 def test_distillation_equals_the_definition_and_ends_at_the_teacher():
@@ -230,6 +244,27 @@ def test_masks_cover_runs_only_where_drawn():
     changed = (mask(x, MaskConfig(bands=1.0, time=0.0, holes=0.0), rng) != x).any(2).sum(1)
     assert changed.min() >= 1
     assert changed.max() <= MaskConfig().n_bands
+
+
+@pytest.mark.parametrize(("front_end", "amplitude"), [(LogBands, False), (LogMel, True)])
+def test_a_raised_floor_lies_as_many_decibels_below_the_loudest_band_as_stated(
+    front_end, amplitude
+):
+    """Of NAFP's spectrogram, log10 of magnitudes, it lay 4.6 times as deep."""
+    bands = front_end(FrontEndConfig() if front_end is LogBands else MelConfig())
+    config = MaskConfig(bands=0.0, time=0.0, holes=1.0, holes_db=(3.0, 3.0))
+    off = WarpConfig(pitch=0.0, speed=0.0, tempo=0.0)
+    recipe = dataclasses.replace(small(), warp=off, mask=config)
+    geometry = plan(recipe, bands, segment_frames=32, hop_frames=16)
+    sound = (3000 * np.random.default_rng(0).normal(size=3 * 60000)).astype(np.int16)
+    files = tuple(CorpusFile(n, "train", n, "train", "", "") for n in "abc")
+    pool = AudioPool(sound, 60000 * np.arange(4), files, 8000)
+    responses = response_bank([], [], n_fft=65536, longest=1000, lead=8, device=CPU)
+    batches = BatchMaker(recipe, bands, geometry, responses, pool, pool, n_fft=65536, device=CPU)
+    heard = batches.draw(0, seed=1).positives
+    depth = heard.amax(1) - heard.amin(1)
+    decibels = depth * 20 if amplitude else depth * 10 / math.log(10)
+    torch.testing.assert_close(decibels, torch.full_like(decibels, 3.0), atol=1e-3, rtol=0)
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -385,6 +420,20 @@ def test_dropouts_are_short_silences_and_change_nothing_else(signal):
     lost = holed == 0
     assert 0.05 < float(lost.float().mean()) < 0.4
     torch.testing.assert_close(holed[~lost], whole[~lost])
+
+
+def test_dropouts_last_at_least_60_ms_and_take_23_percent_of_a_clip():
+    """As the documentation says, which once said: at most 60 ms."""
+    sound = torch.ones(200, 80000)
+    holed = degrader(dropout=1.0)._drop(sound, torch.Generator().manual_seed(0))
+    lost = holed[:, ::160] == 0  # blocks of 20 ms
+    assert float(lost.float().mean()) == pytest.approx(1 - (11 / 12) ** 3, abs=0.01)
+    lengths = []
+    for row in lost.tolist():
+        runs = [(is_lost, len(list(run))) for is_lost, run in groupby(row)]
+        lengths += [n for is_lost, n in runs[1:-1] if is_lost]
+    assert min(lengths) == 3
+    assert max(lengths) > 9
 
 
 def test_a_room_recorded_with_microphones_is_no_phone():

@@ -144,14 +144,20 @@ def codec(audio: Audio, *, codec: str, bit_rate: int) -> Audio:
     """
     if codec not in CONTAINERS:
         raise ParameterError(f"unknown codec {codec!r}; known: {', '.join(CONTAINERS)}")
+    if not len(audio):
+        return audio
     data = encode(audio, codec=codec, container=CONTAINERS[codec], bit_rate=bit_rate)
     coded = Audio.load(data, sample_rate=audio.sample_rate).samples
     return _like(audio, _aligned(coded, audio.samples, audio.sample_rate // 10))
 
 
 def _aligned(samples: Samples, reference: Samples, reach: int) -> Samples:
-    """Shift ``samples`` by the lag within ± reach that fits the reference best; keep its length."""
+    """Shift ``samples`` by the lag within ± reach that fits the reference best; keep its length.
+
+    Sounds shorter than the reach are shifted by less than their own length.
+    """
     n = min(len(reference), len(samples), 1 << 17)
+    reach = max(1, min(reach, n - 1))
     size = 1 << (2 * n - 1).bit_length()
     product = np.fft.rfft(samples[:n], size) * np.conj(np.fft.rfft(reference[:n], size))
     correlation = np.fft.irfft(product, size)

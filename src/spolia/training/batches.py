@@ -14,7 +14,7 @@ from spolia.networks.front_end import LogBands
 from spolia.training.degrade import Degrader, Responses
 from spolia.training.pool import AudioPool
 from spolia.training.recipe import Recipe
-from spolia.training.warp import draw_factors, mask, warp
+from spolia.training.warp import decibel_of, draw_factors, mask, warp
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class BatchMaker:
             n_frames=self.geometry.n_frames,
             bands_per_octave=self.log_bands.config.bands_per_octave,
         )
-        return mask(changed, self.recipe.mask, rng)
+        return mask(changed, self.recipe.mask, rng, decibel=decibel_of(self.log_bands))
 
     def spectrogram(self, starts: Tensor) -> Tensor:
         """Return anchors' log power [shape=(n, n_bands, n_frames)] of windows that begin there."""

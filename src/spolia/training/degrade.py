@@ -34,7 +34,7 @@ class DegradeConfig:
     gain_control: float = 0.3  # automatic gain: divides by a power of the envelope
     overload: float = 0.3  # clipping, soft or hard
     quantise: float = 0.3  # coarse steps that follow the level, as speech codecs make
-    dropout: float = 0.1  # a few short holes, as lost packets leave
+    dropout: float = 0.1  # holes of 60 ms and more, as lost packets leave; 23 % of the sound
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,11 @@ class Degrader:
         return torch.where(used, signal + envelope * level * noise, signal)
 
     def _drop(self, signal: Tensor, rng: torch.Generator) -> Tensor:
-        """Silence runs of 20 ms blocks: one block in twelve begins one of up to 60 ms."""
+        """Silence runs of 20 ms blocks: one block in twelve begins one of three blocks.
+
+        Runs that meet join: holes last at least 60 ms, but at the edges, and seldom more than
+        200 ms. A row that is chosen loses 1 − (11/12)³ = 23 % of its sound.
+        """
         rows, block = signal.shape[0], self.sample_rate // 50
         n_blocks = -(-signal.shape[1] // block)
         begins = torch.rand(rows, 1, n_blocks, generator=rng, device=signal.device) < 1 / 12

@@ -17,10 +17,27 @@ import torch
 from torch import Tensor
 
 from spolia.training.batches import BatchMaker
+from spolia.training.sampling import SampleBatchMaker
 
-EVERY = 9973  # of the pool's samples, one goes into the name of the folder
+EVERY = 9973  # of a pool's samples, one tells it from others
+EVERY_BIN = 97  # of a response's bins, likewise
 
 Tensors = dict[str, Tensor]
+
+
+def heard(batches: BatchMaker) -> bytes:
+    """Return a digest of the sound that batches are made of, wherever its files are."""
+    responses = batches.degrader.responses
+    stems = batches.stems if isinstance(batches, SampleBatchMaker) else None
+    tensors = (batches.tracks, batches.noise, batches.coded, stems)
+    sampled = [None if of is None else of[..., ::EVERY] for of in tensors]
+    sampled += [of[..., ::EVERY_BIN] for of in (responses.rooms, responses.microphones)]
+    digest = hashlib.sha256()
+    for tensor in sampled:
+        digest.update(f"{None if tensor is None else tuple(tensor.shape)}".encode())
+        if tensor is not None:
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.digest()
 
 
 class EncodedFolder:
@@ -29,7 +46,8 @@ class EncodedFolder:
     def __init__(self, cache: Path, encoder: Any, batches: BatchMaker, *facts: Any) -> None:
         """Take the folder of caches and what the content depends on."""
         digest = hashlib.sha256(json.dumps([asdict(batches.recipe), facts]).encode())
-        for tensor in (*encoder.state_dict().values(), batches.tracks[::EVERY]):
+        digest.update(heard(batches))
+        for tensor in encoder.state_dict().values():
             digest.update(tensor.detach().cpu().numpy().tobytes())
         self.folder = cache / f"encoded-{digest.hexdigest()[:16]}"
 

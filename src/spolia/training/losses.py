@@ -52,7 +52,8 @@ def semi_hard_triplet(anchors: Tensor, positives: Tensor, groups: Tensor, margin
     """Return the triplet loss with semi-hard negatives (Schroff et al. 2015).
 
     Arguments as of :func:`nt_xent`; distances are squared. Each anchor's negative is the nearest of
-    the batch that is further away than its positive, or the farthest where none is.
+    the batch that is further away than its positive, or the farthest where none is. Anchors without
+    any negative do not count; a batch of one group loses nothing.
     """
     positive = _squared(anchors, positives).diagonal()
     others = torch.cat([anchors, positives])
@@ -62,7 +63,9 @@ def semi_hard_triplet(anchors: Tensor, positives: Tensor, groups: Tensor, margin
     nearest = distance.masked_fill(~beyond, float("inf")).amin(1)
     farthest = distance.masked_fill(~is_negative, float("-inf")).amax(1)
     negative = torch.where(beyond.any(1), nearest, farthest)
-    return F.relu(positive - negative + margin)[is_negative.any(1)].mean()
+    has_negative = is_negative.any(1)
+    losses = F.relu(positive - negative + margin)[has_negative]
+    return losses.sum() / has_negative.sum().clamp(min=1)
 
 
 def similarity_distillation(

@@ -54,6 +54,16 @@ def extended(pool: AudioPool, pieces: npt.NDArray[np.int16]) -> AudioPool:
     )
 
 
+def identity(path: Path) -> tuple[str, int, int]:
+    """Return a file's resolved path, size and time of change in ns; −1 where it is not there."""
+    resolved = path.resolve()
+    try:
+        stat = resolved.stat()
+    except OSError:
+        return str(resolved), -1, -1
+    return str(resolved), stat.st_size, stat.st_mtime_ns
+
+
 def load_pool(
     files: list[CorpusFile],
     *,
@@ -64,10 +74,10 @@ def load_pool(
 ) -> AudioPool:
     """Decode files once into ``cache`` and map them into memory.
 
-    ``change`` may alter each file (given its position), as a lossy codec would; ``variant`` names
-    that change in the cache's key.
+    ``change`` may alter each file (given its position) but not its length, as a lossy codec would;
+    a file that it cannot alter stays as it is. ``variant`` names that change in the cache's key.
     """
-    key = json.dumps([sample_rate, variant, [f.file for f in files]])
+    key = json.dumps([sample_rate, variant, [identity(f.path) for f in files]])
     stem = cache / f"pool-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     data, index = stem.with_suffix(".s16"), stem.with_suffix(".npy")
     if not index.is_file():
@@ -89,10 +99,10 @@ def _decode_all(
         position, file = item
         try:
             audio = Audio.load(file.path, sample_rate=sample_rate)
-            audio = change(audio, position) if change else audio
         except AudioError as error:
             logger.warning("skipped: %s", error)
             return np.zeros(0, np.int16)
+        audio = _changed(audio, position, file, change) if change else audio
         return np.round(np.clip(audio.samples, -1, 1) * 32767).astype(np.int16)
 
     lengths = [0]
@@ -103,3 +113,14 @@ def _decode_all(
             lengths.append(len(samples))
     partial.replace(data)
     np.save(index, np.cumsum(np.asarray(lengths, np.int64)))
+
+
+def _changed(
+    audio: Audio, position: int, file: CorpusFile, change: Callable[[Audio, int], Audio]
+) -> Audio:
+    """Return the changed sound, or the sound itself: other files' places must not move."""
+    try:
+        return change(audio, position)
+    except AudioError as error:
+        logger.warning("left as it is: %s: %s", file.path, error)
+        return audio

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spolia.corpus import MANIFESTS, read_manifest
 from spolia.errors import TrainingError
 from spolia.training.initial import load_checkpoint
+from spolia.training.pool import identity
 
+KINDS = ("track", "noise", "ir", "samples")  # of files that runs learn from
 MOST_SKIPPED = 10  # steps one after the other whose gradient is not finite
 
 Report = Callable[[dict[str, float]], None]
@@ -48,6 +52,7 @@ class ResumableRun(ABC):
         """Take a recipe (a dataclass with ``optimiser.steps``) and make the run's folder."""
         self.recipe, self.options = recipe, options
         self.device = torch.device(options.device)
+        self.data = data_digest(options.corpora)
         options.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = options.folder / "checkpoint.pt"
         self.step = 0
@@ -79,11 +84,13 @@ class ResumableRun(ABC):
     def move(self, loss: Tensor, clip: float) -> float:
         """Move the weights along the gradient of a loss, clipped; return the gradient's norm.
 
-        A gradient that is not finite moves nothing: in bfloat16 it happens, and on some CPUs
-        convolutions return one at times without reason. Raises TrainingError where it does so
-        MOST_SKIPPED times in a row, or the loss itself is not finite; the last checkpoint stays.
+        The gradient is that of all the optimiser moves, whether it belongs to the model or not.
+        One that is not finite moves nothing: in bfloat16 it happens, and on some CPUs convolutions
+        return one at times without reason. Raises TrainingError where it does so MOST_SKIPPED times
+        in a row, or the loss itself is not finite; the last checkpoint stays.
         """
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        moved = [weight for group in self.optimiser.param_groups for weight in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(moved, clip))
         value = float(loss.detach())
         if math.isfinite(norm) and math.isfinite(value):
             self.optimiser.step()
@@ -102,7 +109,7 @@ class ResumableRun(ABC):
     def save(self) -> None:
         """Write the checkpoint: to a temporary name, synced, renamed."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"recipe": recipe_dict(self.recipe), "step": self.step}
+        state |= {"recipe": recipe_dict(self.recipe), "step": self.step, "data": self.data}
         partial = self.checkpoint.with_suffix(".partial")
         with partial.open("wb") as out:
             torch.save(state, out)
@@ -113,7 +120,7 @@ class ResumableRun(ABC):
     def restore(self) -> bool:
         """Go back to the folder's checkpoint; tell whether there is one.
 
-        Raises TrainingError where it belongs to another recipe.
+        Raises TrainingError where it belongs to another recipe or to other data.
         """
         if not self.checkpoint.is_file():
             return False
@@ -122,6 +129,12 @@ class ResumableRun(ABC):
             raise TrainingError(
                 f"{self.checkpoint} belongs to another version of the recipe; "
                 "choose another folder with --run or restore the recipe"
+            )
+        if state.get("data", self.data) != self.data:  # older ones do not tell
+            raise TrainingError(
+                f"{self.checkpoint} was trained on other files than those of "
+                f"{', '.join(map(str, self.options.corpora))}; give the data it began with, "
+                "in the same order, with --corpus, or choose another folder with --run"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -137,6 +150,19 @@ class ResumableRun(ABC):
         """Append an entry to the run's log."""
         with (self.options.folder / "log.jsonl").open("a") as out:
             out.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+
+
+def data_digest(corpora: Sequence[Path]) -> str:
+    """Return what tells corpora from others, wherever they are: their manifests, files' sizes."""
+    digest = hashlib.sha256()
+    for kind in KINDS:
+        for corpus in corpora:
+            if (corpus / f"{MANIFESTS[kind]}.csv").is_file():
+                for file in read_manifest(corpus, kind):
+                    known = {k: v for k, v in vars(file).items() if k != "corpus"}
+                    size = identity(file.path)[1]
+                    digest.update(json.dumps([kind, known, size]).encode())
+    return digest.hexdigest()
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float, last: float = 0.01) -> float:

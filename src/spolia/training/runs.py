@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spolia.training.batches import BatchMaker, Places
+from spolia.training.encoded import heard
 
 SCALE = 127.0  # of vectors stored as int8
 CHUNK = 16  # clips that are computed at once
@@ -93,10 +94,11 @@ def compute_runs(
     """Compute the vectors of all clips, or go on where an interrupted call stopped.
 
     network: the frozen fingerprinter's network; facts: whatever the result depends on beside
-    ``n_versions`` and ``seed``: they name the file in ``folder``.
+    ``n_versions``, ``seed`` and the sound of ``batches``: they name the file in ``folder``.
     """
     places = lay_out(batches, most_per_file=most_per_file)
     named = {**facts, "n_versions": n_versions, "seed": seed, "starts": places.starts.tolist()}
+    named["heard"] = heard(batches).hex()
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     shape = (len(places.starts), 1 + n_versions, batches.recipe.data.n_segments, network.config.dim)
     folder.mkdir(parents=True, exist_ok=True)

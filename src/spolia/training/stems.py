@@ -18,7 +18,7 @@ import numpy.typing as npt
 from spolia.corpus import CorpusFile
 from spolia.production.crate import VOCALS, named_stems
 from spolia.production.crate import read as read_sound
-from spolia.training.pool import AudioPool
+from spolia.training.pool import AudioPool, identity
 
 PARTS = ("drums", "bass", "harmonic", VOCALS)
 
@@ -34,8 +34,8 @@ class StemPool:
 def load_stems(tracks: AudioPool, corpora: Sequence[Path], *, cache: Path) -> StemPool:
     """Decode the stems of a pool's files once into ``cache``."""
     owned = named_stems(corpora, tracks.files)
-    names = sorted(stem.file for stems in owned.values() for _, stem in stems)
-    key = json.dumps([tracks.sample_rate, [f.file for f in tracks.files], names])
+    parts = [[(part, identity(f.path)) for part, f in owned[file]] for file in tracks.files]
+    key = json.dumps([tracks.sample_rate, tracks.offsets.tolist(), parts])
     target = cache / f"stems-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not target.is_file():
         pool = _decode(tracks, owned)

@@ -11,10 +11,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spolia.networks.nafp import LogMel
 from spolia.training.degrade import chance, uniform
+
+NEPERS = math.log(10) / 10  # of power per decibel
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,23 @@ def warp(
     return F.grid_sample(source, grid, padding_mode="border", align_corners=True)[:, 0]
 
 
-def mask(log_power: Tensor, config: MaskConfig, rng: torch.Generator) -> Tensor:
-    """Return the spectrograms with runs of bands or frames replaced by their mean, and holes."""
+def decibel_of(log_bands: nn.Module) -> float:
+    """Return what a decibel is in a front end's unit: natural logarithms of power but of NAFP's."""
+    return 1 / 20 if isinstance(log_bands, LogMel) else NEPERS  # log10 of magnitude
+
+
+def mask(
+    log_power: Tensor, config: MaskConfig, rng: torch.Generator, *, decibel: float = NEPERS
+) -> Tensor:
+    """Return the spectrograms with runs of bands or frames replaced by their mean, and holes.
+
+    decibel: in the unit of ``log_power``, see :func:`decibel_of`.
+    """
     rows, n_bands, n_frames = log_power.shape
     mean = log_power.mean((1, 2), keepdim=True)
     bands = _runs(rows, n_bands, config.n_bands, config.bands, log_power, rng)[:, :, None]
     frames = _runs(rows, n_frames, config.n_frames, config.time, log_power, rng)[:, None, :]
-    depth = uniform((rows, 1, 1), *config.holes_db, log_power, rng) * (math.log(10) / 10)
+    depth = uniform((rows, 1, 1), *config.holes_db, log_power, rng) * decibel
     used = chance(rows, config.holes, log_power, rng)[:, None, None]
     floor = log_power.amax(1, keepdim=True) - depth
     holed = torch.where(used, torch.maximum(log_power, floor), log_power)
