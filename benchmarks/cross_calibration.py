@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from spolia.calibration import logistic
-from spolia.evaluation.sample_report import markdown
+from spolia.evaluation.sample_report import markdown, summarise
 from spolia.evaluation.sample_running import fit
-from spolia.evaluation.samples import Ranked, SampleOutcome, summarise
+from spolia.evaluation.samples import Ranked, SampleOutcome
 from spolia.samples import SampleCalibration
 
 NOTE = "each half of the tracks ranked by a calibration fitted on the other"

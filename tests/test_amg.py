@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 
 from corpora import make_corpus
+from spolia.alignment import Line
 from spolia.audio import Audio
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation import amg, amg_tables
-from spolia.evaluation.amg import Asked, Measured
+from spolia.evaluation.amg import Asked, Bench, Measured
 from spolia.evaluation.amg_plots import _fewer, plot
 from spolia.evaluation.amg_tables import Setting, layout, markdown, measure, paper_figures
 from spolia.evaluation.collection import collect, enlarged, gathered
 from spolia.evaluation.dejavu import Dejavu, installed
-from spolia.evaluation.metrics import Rate
+from spolia.evaluation.metrics import Rate, rate
 from spolia.fingerprints.base import Fingerprint
+from spolia.rivals import Candidate
 from spolia.store.rows import Sequence8
 
 LONGEST, DIM = 9, 16
@@ -150,6 +152,7 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
     assert both.top1["5"].value >= alone.top1["5"].value - 0.2
     assert placed.top1["5"].value == placed.recall["5"]["1"] >= alone.top1["5"].value - 0.2
     assert both.near["5"].value == 1.0
+    assert not alone.near
     assert set(alone.recall["5"]) == {"1", "10", "200"}
     assert alone.recall["5"]["200"] >= alone.recall["5"]["1"]
     assert marks.index_ms is None
@@ -245,7 +248,6 @@ def test_dejavu_that_is_not_installed_is_named(monkeypatch):
 
 def test_an_interrupted_table_goes_on_with_the_rows_it_has(corpus, tmp_path, monkeypatch):
     from spolia.encoders import open_encoder
-    from spolia.evaluation.amg import Bench
 
     card = open_encoder("segment").card
     monkeypatch.setattr(
@@ -292,3 +294,139 @@ def test_modelled_runs_make_the_index_larger_and_not_the_answers_worse(
     assert 600_000 > alone.bytes_per_hour > 3600 / (LONGEST * 0.5) * card.dim
     assert both.top1["5"].value == 1.0
     assert both.near["5"].value == 1.0
+
+
+def test_a_table_of_a_recalibrated_compressor_begins_anew(corpus, tmp_path, monkeypatch):
+    from spolia.encoders import open_encoder
+
+    card = open_encoder("segment").card
+    compressor = MeanCompressor(card.id, card.dim)
+    monkeypatch.setattr("spolia.encoders.open_compressor", lambda *_, **__: compressor)
+    setting = Setting(corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 1, 0, seed=3, threads=1)
+    short = amg_tables.Layout("short", (3.0,), segments=False)
+    measured, true = [], Bench.measure
+
+    def counted(bench, system, report=None):
+        measured.append(system.name)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return true(bench, system, report)
+
+    monkeypatch.setattr(Bench, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(short, setting)
+    compressor.card.calibration = {"threshold": 0.5}
+    names = [row.name for row in measure(short, setting)]
+    assert measured == [*names[:2], *names]
+
+
+def bench_of(files, *, silent=()):
+    """Return a bench of a query of five seconds for each file; those in ``silent`` are empty."""
+    plan = SimpleNamespace(lengths=(5.0,))
+    known = [SimpleNamespace(known=True, place=i) for i in range(len(files))]
+
+    def query(task):
+        sound = SimpleNamespace(resample=lambda rate: task.place)
+        return SimpleNamespace(file=files[task.place], prefix=lambda length: sound)
+
+    def fingerprint_query(place):
+        n = 0 if place in silent else 4
+        return Fingerprint("segments", None, np.arange(n) / 8, np.ones((n, DIM), "f"), 5.0)
+
+    def judge(query, best, length):
+        right = best.recording_id == query.file
+        return right, best.line.offset if right else None
+
+    evaluation = SimpleNamespace(
+        plan=plan,
+        tasks=lambda: known,
+        query=query,
+        judge=judge,
+        file_of={file: file for file in files},
+    )
+    segments = SimpleNamespace(sample_rate=8000, fingerprint_query=fingerprint_query)
+    bench = Bench(evaluation, collect(stored(2)), segments, hours=1.0)
+    bench.ask()
+    return bench
+
+
+class Known:
+    """Answers with a query's own recording, at an offset by file."""
+
+    name, seconds, n_vectors, n_bytes, build_seconds, growth = "known", 0.0, 1, 1, 0.0, 1.0
+
+    def __init__(self, offsets=None, *, recalls=False):
+        self.offsets, self.recalls = offsets or {}, recalls
+
+    def answer(self, asked):
+        line = Line(1.0, self.offsets.get(asked.query.file, 0.0), 0.0, 5.0, 1.0, 5.0, 1.0)
+        return Candidate(asked.query.file, line)
+
+    def recalled(self, asked):
+        return [asked.query.file] if self.recalls and asked.query.file != "unheard" else []
+
+    def index_ms(self, asked):
+        return float(len(asked)), 0.0
+
+
+class KnownRuns(Known, amg.Runs):
+    """The same of runs, by recording or by place."""
+
+    def __init__(self, *, by_place):
+        super().__init__()
+        self.by_place = by_place
+
+
+def test_sums_by_recording_are_not_said_to_be_at_the_beginning():
+    bench = bench_of(["a", "b"])
+    alone, placed, other = (
+        bench.measure(system)
+        for system in (KnownRuns(by_place=False), KnownRuns(by_place=True), Known())
+    )
+    assert alone.top1 == placed.top1 == other.top1
+    assert alone.near == {}
+    assert placed.near["5"].value == other.near["5"].value == 1.0
+    cells = [line.split(" | ")[4] for line in markdown([alone, placed], (5.0,)).splitlines()]
+    assert cells == ["within 0.5 s", "---", "–", "100.0"]
+
+
+def test_queries_of_one_recording_do_not_narrow_the_interval_of_places():
+    files = [file for file in "abcd" for _ in range(20)]
+    measured = bench_of(files).measure(Known({"a": 3.0}))
+    near = np.array([file != "a" for file in files])
+    assert measured.near["5"] == rate(near, np.repeat(np.arange(4), 20))
+    assert measured.near["5"].high - measured.near["5"].low > 0.5
+
+
+def test_queries_without_vectors_are_counted_as_not_found():
+    bench = bench_of(["a", "b", "c", "d"], silent=(1, 3))
+    for system in (Known(), KnownRuns(by_place=True), Known(recalls=True)):
+        measured = bench.measure(system)
+        assert (measured.top1["5"].value, measured.top1["5"].n) == (0.5, 4)
+        assert measured.near["5"].n == 2
+        assert measured.index_ms == (2.0, 0.0)
+        assert measured.recall == (
+            {"5": {"1": 0.5, "10": 0.5, "200": 0.5}} if system.recalls else {}
+        )
+    nothing = bench_of(["a"], silent=(0,)).measure(Known(recalls=True))
+    assert nothing.top1["5"].value == 0.0
+    assert (nothing.near, nothing.recall, nothing.query_ms) == ({}, {}, {})
+    assert "| 0.0 [0.0, 0.0] | – | – |" in markdown([nothing], (5.0,))
+
+
+def test_a_coarse_stage_that_names_nothing_misses():
+    measured = bench_of(["a", "unheard"]).measure(Known(recalls=True))
+    assert measured.recall == {"5": {"1": 0.5, "10": 0.5, "200": 0.5}}
+
+
+def test_hashes_of_real_recordings_take_as_much_an_hour_beside_modelled_ones(
+    corpus, tmp_path, dejavu_package
+):
+    setting = Setting(corpus, tmp_path, None, (), (), (), 1, 0, seed=3, threads=1, dejavu=True)
+    short = amg_tables.Layout("short", (2.0,), landmarks=True)
+    real = measure(short, setting)
+    grown = measure(short, replace(setting, n_vectors=6_000))
+    assert [row.name for row in real] == ["landmarks", "Dejavu", "segments, sq8"]
+    assert grown[2].n_vectors > 10 * real[2].n_vectors
+    for one, other in zip(real, grown, strict=True):
+        assert one.bytes_per_hour == pytest.approx(other.bytes_per_hour)

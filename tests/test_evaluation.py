@@ -11,6 +11,7 @@ import pytest
 from corpora import make_corpus
 from fakes import BandEnergies, tune
 from spolia.corpus import read_manifest
+from spolia.encoders import open_encoder
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation.conditions import (
@@ -125,6 +126,19 @@ def test_val_halves_are_disjoint_and_whole(corpus):
     assert not halves[0] & halves[1]
     assert len(halves[0] | halves[1]) == 10
     assert all(halves)
+
+
+def test_a_half_of_val_without_groups_is_named(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", n_tracks=3, n_val=1)
+    halves = [val_half(read_manifest(corpus, "track"), h) for h in (0, 1)]
+    fold = 0 if halves[0] else 1
+    with Library(tmp_path / "lib", fingerprinters=[BandEnergies()]) as library:
+        with pytest.raises(ParameterError, match=r"split.csv leaves no group to cut 48 absent"):
+            Evaluation(corpus, library, Plan(fold=fold))
+        with pytest.raises(ParameterError, match="48 known queries.*more groups as val"):
+            Evaluation(corpus, library, Plan(fold=1 - fold))
+        evaluation = Evaluation(corpus, library, Plan(n_absent=0, fold=fold))
+        assert len(evaluation.known) == 1
 
 
 def test_distractors_join_and_leave_the_library(corpus, tmp_path):
@@ -242,3 +256,35 @@ def test_an_interrupted_evaluation_goes_on(corpus, tmp_path):
         assert timeless(continued) == timeless(run(evaluation))
         assert len(Journal(path, stamp).done) == 5
         assert not Journal(path, {**stamp, "code": "another"}).done
+
+
+def test_an_evaluation_of_a_recalibrated_model_begins_anew(corpus, tmp_path):
+    pytest.importorskip("onnx")
+    from spolia.training.export import update_card
+
+    model = tmp_path / "model.onnx"
+    model.write_bytes(open_encoder().path.read_bytes())
+    first = stamp(corpus, tmp_path, model)
+    assert stamp(corpus, tmp_path, model) == first
+    card = open_encoder(str(model)).card
+    fitted = {**card.calibration, "threshold": 0.123}
+    assert update_card(model, calibration=fitted).id == card.id
+    recalibrated = stamp(corpus, tmp_path, model)
+    update_card(model, delay={"fitted": 1.0})
+    changed = [first, recalibrated, stamp(corpus, tmp_path, model)]
+    assert len({json.dumps(header) for header in changed}) == 3
+
+
+def test_an_evaluation_on_another_corpus_begins_anew(corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", n_tracks=14, n_val=10)
+    one, another, mixed = (
+        stamp(of, tmp_path, None, recordings)
+        for of, recordings in ((corpus, None), (other, None), (other, corpus))
+    )
+    assert len({json.dumps(header) for header in (one, another, mixed)}) == 3
+    assert one == stamp(corpus / "tracks" / "..", tmp_path, None)
+
+
+def stamp(corpus, folder, model, recordings=None):
+    with Library(folder / "lib", model=model and str(model)) as library:
+        return header(Evaluation(corpus, library, Plan(), recordings=recordings), None)

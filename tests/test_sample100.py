@@ -302,6 +302,13 @@ def test_wrong_usage_is_said_at_once(run, arguments, said):
     assert said in " ".join(answer.output.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("what", ["identify", "samples", "amg"])
+def test_a_negative_seed_is_wrong_usage(what):
+    answer = CliRunner().invoke(cli.app, ["evaluate", what, "--corpus", "c", "--seed", "-1"])
+    assert answer.exit_code == 2
+    assert "--seed" in answer.output
+
+
 def test_an_interrupted_run_goes_on(folder, tmp_path):
     benchmark = Sample100(folder)
     asked = []

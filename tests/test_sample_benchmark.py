@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 
 from fakes import tune
+from spolia import sample_stretches
 from spolia.audio import Audio
 from spolia.cli.evaluation_commands import _measure_samples
 from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation.sample_repeats import levels_of, repeats
-from spolia.evaluation.sample_report import markdown, tables
+from spolia.evaluation.sample_report import clusters, markdown, summarise, tables
 from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
 from spolia.evaluation.samples import (
     Ranked,
     SampleOutcome,
     average_precision,
     by_chance,
+    by_samples,
     errors,
     hit,
     is_heard_there,
     is_near,
     overlap,
-    summarise,
+    relevant,
 )
 from spolia.fingerprints.base import Fingerprint
 from spolia.library import Library
@@ -130,6 +132,33 @@ def test_occurrences_beyond_the_end_of_a_short_query_are_not_missed():
     assert (right["start"], right["count"]) == (False, False)
 
 
+def test_recordings_beyond_the_end_of_a_short_query_are_not_missed():
+    def at(start, end):
+        return (Occurrence(start, end, 0.0, end - start),)
+
+    uses = [use("a"), use("late", occurrences=at(8.5, 9.5)), use("brief", occurrences=at(8.0, 8.3))]
+    ranked = replace(outcome(["late", "a"], uses), start=4.0, length=4.3)  # up to 8.3 s
+    assert [known.file for known in relevant(ranked)] == ["a", "brief"]
+    assert average_precision(ranked) == pytest.approx(1 / 2 / 2)
+    assert average_precision(ranked, lenient={"a", "brief", "late"}) == pytest.approx(1 / 2)
+    assert (hit(ranked, 1), hit(ranked, 2)) == (False, True)
+    longer = replace(ranked, length=5.0)  # half a second of it
+    assert [known.file for known in relevant(longer)] == ["a", "late", "brief"]
+    assert hit(longer, 1)
+    cut = replace(ranked, length=4.2)
+    assert [known.file for known in relevant(cut)] == ["a"]
+
+
+def test_a_use_without_places_is_asked_for_and_an_empty_query_is_not_scored():
+    unplaced = replace(outcome(["a"], [use(occurrences=())]), length=1.0)
+    assert average_precision(unplaced) == 1.0
+    nothing = replace(outcome(["b"]), length=2.0)  # its sample begins later
+    figures = summarise([unplaced, nothing], 0.5, {"a", "b"})
+    for key in ("map", "map_lenient", "hr1", "hr10"):
+        assert (figures[key]["value"], figures[key]["n"]) == (1.0, 1)
+    assert figures["false_alarms"]["n"] == 0
+
+
 def test_hits_are_counted_once_per_recording():
     ranked = outcome(["b", "b", "a"])
     assert (hit(ranked, 1), hit(ranked, 2), hit(outcome([]), 1)) == (False, True, False)
@@ -178,6 +207,24 @@ def test_the_summary_counts_false_alarms_on_sample_free_tracks():
     assert figures["hr1_at_0.02"]["value"] == 0.0
     assert figures["map loop"]["n"] == 3
     assert figures["map +0…+6 dB"]["n"] == 3
+
+
+def test_a_share_of_false_alarms_is_used_in_full():
+    free = [replace(outcome(["b"], [], [i / 100]), query=f"free {i}") for i in range(100)]
+    found = [outcome(["a"], probabilities=[p]) for p in (0.985, 0.975, 0.965)]
+    figures = summarise([*found, *free], 0.5, {"a"})
+    assert figures["hr1_at_0.02"]["value"] == pytest.approx(2 / 3)  # above 0.97: two alarms
+    assert figures["hr1_at_0.01"]["value"] == pytest.approx(1 / 3)
+
+
+def test_intervals_do_not_take_tracks_of_one_group_for_independent():
+    in_groups = [outcome([name] * 5, [use("a", group=name)]) for name in ["a"] * 20 + ["b"] * 20]
+    found = summarise(in_groups, 0.5, {"a"})["map"]
+    assert (found["value"], found["low"], found["high"], found["n"]) == (0.5, 0.0, 1.0, 40)
+    alone = [replace(outcome(["b"], []), query=name) for name in ("q1", "q2")]
+    known = {key: value for key, value in use("c").items() if key != "group"}
+    several = [*in_groups[:2], outcome([], [known]), *alone, outcome([], [known, use("a")])]
+    assert clusters(several).tolist() == [0, 0, 1, 2, 3, 1]
 
 
 def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
@@ -280,6 +327,43 @@ def test_made_tracks_are_asked_about_once_and_scored(evaluation, tmp_path):
     assert short[0].start == pytest.approx(
         min(o.start for use in sampling[0].uses for o in use.occurrences)
     )
+
+
+@pytest.mark.parametrize(("seconds", "n_stretches"), [(20.0, 1), (60.0, 3)])
+def test_a_track_is_measured_as_users_are_answered(tmp_path, monkeypatch, seconds, n_stretches):
+    monkeypatch.setattr(sample_stretches, "LONGEST", 30.0)
+    monkeypatch.setattr(sample_stretches, "STRETCH", 25.0)
+    monkeypatch.setattr(sample_stretches, "OVERLAP", 5.0)
+    track = 0.05 * tune(9, seconds, 16000).samples
+    for i in range(4):
+        sound = tune(i, 15.0, 16000)
+        write_wav(tmp_path / f"{i}.wav", sound)
+        if i < n_stretches:
+            track[(2 + 20 * i) * 16000 :][: 8 * 16000] += sound.samples[3 * 16000 : 11 * 16000]
+    audio = Audio(track.astype("f"), 16000)
+    with Library(tmp_path / "library", fingerprinters=[Windows()]) as library:
+        library.add(sorted(tmp_path.glob("*.wav")))
+        answer = library.find_samples(audio, top=99)
+        open_finder, asked = library.sample_finder, []
+
+        def counted(part, *rest, **options):
+            asked.append(part.duration)
+            return open_finder(part, *rest, **options)
+
+        monkeypatch.setattr(library, "sample_finder", counted)
+        ranking = by_samples(library, {r.id: r.path for r in library})(audio, ())
+    assert len(asked) == n_stretches
+    heard = [r for r in ranking if r.features]
+    told = [(m.recording.path, m.probability, m.occurrences[0].query_start) for m in answer.matches]
+    assert [(r.file, r.probability, r.occurrences[0][0]) for r in heard] == told
+    assert [match.recording.name for match in answer.found] == ["0.wav"]
+    only_nominated = [r.file for r in ranking[len(heard) :]]
+    assert len(set(only_nominated)) == len(only_nominated)
+    assert not {r.file for r in heard} & set(only_nominated)
+
+
+def test_a_silent_query_samples_nothing():
+    assert by_samples(None, {})(Audio(np.zeros(16000, "f"), 16000), ()) == []
 
 
 def test_what_shares_material_is_neither_right_nor_wrong(evaluation, tmp_path):

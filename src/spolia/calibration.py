@@ -301,10 +301,18 @@ def _levels(
                 yield float(kind), float(round(share * n_entries)), round(level, 7)
 
 
-def newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
-    """Return the weights of a logistic function in which right and wrong weigh the same."""
-    weight = weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum())
-    weight *= len(x)
+def newton(
+    x: Floats,
+    right: npt.NDArray[np.bool_],
+    weight: Floats,
+    ridge: float = 1e-2,
+    *,
+    balanced: bool = True,
+) -> Floats:
+    """Return the weights of a logistic function; balanced: right and wrong weigh the same."""
+    if balanced:
+        weight = weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum())
+        weight *= len(x)
     weights = np.zeros(x.shape[1])
     for _ in range(60):
         p = logistic(x @ weights)

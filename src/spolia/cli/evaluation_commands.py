@@ -59,7 +59,7 @@ def evaluate_identify(
     ] = "standard",
     known: Annotated[int, typer.Option(min=1, help="Known queries per condition.")] = 48,
     absent: Annotated[int, typer.Option(min=1, help="Absent queries per condition.")] = 48,
-    seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of places and degradations.")] = 0,
     fold: Annotated[int, typer.Option(min=0, max=1, help="Which half of val is left out.")] = 0,
     calibrate: Annotated[
         Path | None,
@@ -200,7 +200,7 @@ def evaluate_samples(
         str, typer.Option(help="Seconds of queries, separated by commas; default: whole tracks.")
     ] = "",
     split: Annotated[str, typer.Option(help="train or val: what tracks are made of.")] = "val",
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
     folder: Annotated[
         Path | None, typer.Option(help="Folder of the tracks that are made.", show_default=False)
     ] = None,
@@ -356,7 +356,7 @@ def evaluate_amg(
     dejavu: Annotated[
         bool, typer.Option(help="Also ask Dejavu's package in table 1, where it is installed.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of places and degradations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of places and degradations.")] = 0,
     library: EvaluationLibraryOption = None,
     distractors: DistractorsOption = None,
     threads: ThreadsOption = N_CORES,

@@ -22,7 +22,7 @@ from spolia.evaluation.collection import Collection, gathered
 from spolia.evaluation.conditions import Query
 from spolia.evaluation.identify import NEAR, Evaluation
 from spolia.evaluation.metrics import Rate, rate
-from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.compressed import HALF, CompressedFingerprinter
 from spolia.identify import spacing
 from spolia.library import Library
@@ -41,6 +41,7 @@ from spolia.store.vectors import VectorIndex
 TIMED = 10  # queries of each length whose time is taken
 N_SUMMED = 10  # hits of each run that add up by recording, as published
 RECALLS = (1, 10, 200)  # candidates of the coarse stage
+UNNAMED = max(RECALLS)  # rank of a recording that is not among them
 
 Report = Callable[[int, int], None]
 
@@ -71,6 +72,17 @@ class Measured:
     recall: dict[str, dict[str, float]] = field(default_factory=dict)  # of the coarse stage
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a system made of one query."""
+
+    asked: Asked
+    right: bool
+    near: bool  # whether right within 0.5 s
+    seconds: float | None  # that a whole answer took; None of a query without vectors
+    rank: int | None  # of the recording in a coarse stage, from 0; None: that named nothing
+
+
 class System(Protocol):
     """Something that answers fingerprinted queries."""
 
@@ -79,7 +91,7 @@ class System(Protocol):
     n_vectors: int
     n_bytes: int
     build_seconds: float
-    growth: float  # how much more sound its index stands for than the collection holds
+    growth: float  # sound that its index stands for, as a multiple of the collection's
 
     def answer(self, asked: Asked) -> Candidate | None:
         """Return the first answer."""
@@ -230,9 +242,11 @@ class Bench:
         segments: Fingerprinter,
         *,
         hours: float,
+        real_share: float = 1.0,
     ) -> None:
+        """Take the collection, its hours, and the share of them that is not modelled."""
         self.evaluation, self.collection, self.segments = evaluation, collection, segments
-        self.hours = hours
+        self.hours, self.real_share = hours, real_share
         self.asked: list[Asked] = []
         self._stored = lru_cache(maxsize=512)(self._read)
         self._number = {name: i for i, name in enumerate(collection.ids)}
@@ -244,9 +258,8 @@ class Bench:
             query = self.evaluation.query(task)
             for length in self.evaluation.plan.lengths:
                 heard = query.prefix(length).resample(self.segments.sample_rate)
-                asked = Asked(query, length, self.segments.fingerprint_query(heard))
-                if len(asked.segments):
-                    self.asked.append(asked)
+                segments = self.segments.fingerprint_query(heard)
+                self.asked.append(Asked(query, length, segments))
             if report:
                 report(done, len(tasks))
 
@@ -277,51 +290,49 @@ class Bench:
         places = self._vector_index(index, made.ids)
         alone = Runs(name, runs, places, seconds + built)
         placed = Runs(f"{name}, by place", runs, places, seconds + built, by_place=True)
-        searcher = TwoStageSearcher(
-            self.segments, _derived(runs), places, self._stored, len(self.collection)
-        )
+        searcher = TwoStageSearcher(self.segments, runs, places, self._stored, len(self.collection))
         both = Searching(f"{name}, then segments", searcher, index, seconds + built)
         both.seconds = runs.span_seconds
         return alone, placed, both
 
     def measure(self, system: System, report: Report | None = None) -> Measured:
-        """Let a system answer all queries."""
-        right: dict[str, list[bool]] = {}
-        near: dict[str, list[bool]] = {}
-        clusters: dict[str, list[str]] = {}
-        taken: dict[str, list[float]] = {}
-        recalled: dict[str, list[int]] = {}
+        """Let a system answer all queries; those without vectors count as not found."""
+        replies: dict[str, list[Reply]] = {}
         for done, asked in enumerate(self.asked, 1):
-            key = f"{asked.length:g}"
-            started = time.perf_counter()
-            best = system.answer(asked)
-            taken.setdefault(key, []).append(time.perf_counter() - started)
-            is_right, error = self._judged(asked, best)
-            right.setdefault(key, []).append(is_right)
-            clusters.setdefault(key, []).append(asked.query.file)
-            if is_right:
-                near.setdefault(key, []).append(error is not None and abs(error) <= NEAR)
-            if names := system.recalled(asked):
-                recalled.setdefault(key, []).append(self._rank(asked, names))
+            replies.setdefault(f"{asked.length:g}", []).append(self._reply(system, asked))
             if report:
                 report(done, len(self.asked))
+        hits = {key: [r for r in of if r.right] for key, of in replies.items()}
+        placed = hits if has_places(system) else {}
+        taken = {
+            key: [r.seconds for r in of if r.seconds is not None] for key, of in replies.items()
+        }
         longest = max(self.evaluation.plan.lengths)
-        timed = [a for a in self.asked if a.length == longest][:TIMED]
+        timed = [a for a in self.asked if a.length == longest and len(a.segments)][:TIMED]
         return Measured(
             system.name,
             system.seconds,
             system.n_vectors,
             system.n_bytes / (self.hours * system.growth),
             system.build_seconds,
-            {key: _rate(right[key], clusters[key]) for key in right},
-            {key: _rate(near[key], [str(i) for i in range(len(near[key]))]) for key in near},
-            {key: 1000 * float(np.median(of[:TIMED])) for key, of in taken.items()},
-            system.index_ms(timed),
-            {
-                key: {str(k): float(np.mean(np.array(of) < k)) for k in RECALLS}
-                for key, of in recalled.items()
-            },
+            {key: _rate([r.right for r in of], of) for key, of in replies.items()},
+            {key: _rate([r.near for r in of], of) for key, of in placed.items() if of},
+            {key: 1000 * float(np.median(of[:TIMED])) for key, of in taken.items() if of},
+            system.index_ms(timed) if timed else None,
+            _recall(replies),
         )
+
+    def _reply(self, system: System, asked: Asked) -> Reply:
+        if not len(asked.segments):
+            return Reply(asked, False, False, None, None)
+        started = time.perf_counter()
+        best = system.answer(asked)
+        seconds = time.perf_counter() - started
+        right, error = self._judged(asked, best)
+        near = error is not None and abs(error) <= NEAR
+        names = system.recalled(asked)
+        rank = self._rank(asked, names) if names else None
+        return Reply(asked, right, near, seconds, rank)
 
     def _judged(self, asked: Asked, best: Candidate | None) -> tuple[bool, float | None]:
         if best is None or best.recording_id not in self.evaluation.file_of:
@@ -331,7 +342,7 @@ class Bench:
     def _rank(self, asked: Asked, names: Sequence[str]) -> int:
         """Return the place of the query's recording among those named, from 0."""
         files = [self.evaluation.file_of.get(name) for name in names]
-        return files.index(asked.query.file) if asked.query.file in files else 10**6
+        return files.index(asked.query.file) if asked.query.file in files else UNNAMED
 
     def _vector_index(self, index: Any, ids: list[str] | None = None) -> VectorIndex:
         return VectorIndex(index, ids or self.collection.ids, 0)
@@ -344,6 +355,11 @@ class Bench:
         other = zlib.crc32(recording_id.encode()) % len(self.collection.ids)
         found = self.collection.sequence(other, "segments")
         return replace(found, values=-found.values)
+
+
+def has_places(system: System) -> bool:
+    """Tell whether a system's answers say where; sums by recording do not."""
+    return not isinstance(system, Runs) or system.by_place
 
 
 def latency(index: Any, queries: Sequence[Vectors], k: int = 10) -> tuple[float, float]:
@@ -360,16 +376,24 @@ def latency(index: Any, queries: Sequence[Vectors], k: int = 10) -> tuple[float,
     return 1000 * float(np.median(single)), 1000 * float(np.median(batched))
 
 
-def _derived(runs: CompressedFingerprinter) -> Derived:
-    return runs
-
-
 def _built(collection: Collection, kind: str) -> tuple[Any, float]:
     started = time.perf_counter()
     index = build(kind, collection.codes, collection.places)
     return index, time.perf_counter() - started
 
 
-def _rate(values: Sequence[bool], names: Sequence[str]) -> Rate:
-    numbers = {name: i for i, name in enumerate(sorted(set(names)))}
-    return rate(np.array(values, bool), np.array([numbers[name] for name in names], np.int64))
+def _rate(values: Sequence[bool], replies: Sequence[Reply]) -> Rate:
+    """Return the share of values that are true, one a reply; recordings are drawn for intervals."""
+    numbers = {name: i for i, name in enumerate(sorted({r.asked.query.file for r in replies}))}
+    clusters = np.array([numbers[r.asked.query.file] for r in replies], np.int64)
+    return rate(np.array(values, bool), clusters)
+
+
+def _recall(replies: dict[str, list[Reply]]) -> dict[str, dict[str, float]]:
+    """Return the share of queries whose recording a coarse stage names; empty without one."""
+    ranks = {key: [r.rank for r in of] for key, of in replies.items()}
+    return {
+        key: {str(k): float(np.mean([r is not None and r < k for r in of])) for k in RECALLS}
+        for key, of in ranks.items()
+        if any(r is not None for r in of)
+    }

@@ -147,36 +147,49 @@ def _rows(
         real = collect(library.catalog.sequences("segments"))
         collection = enlarged(real, setting.n_vectors, seed=setting.seed)
         segments = library.fingerprinter("segments")
-        hours = len(collection) * segments.hop_seconds / 3600
-        bench = Bench(evaluation, collection, segments, hours=hours)
+        hours, share = len(collection) * segments.hop_seconds / 3600, len(real) / len(collection)
+        bench = Bench(evaluation, collection, segments, hours=hours, real_share=share)
         bench.ask(report)
-        facts = header(evaluation, layout.name), asdict(setting), len(collection)
+        files, threads = setting.compressors, setting.threads
+        runs = [make_compressed(segments, str(file), threads=threads) for file in files]
+        stamp = header(evaluation, layout.name, also=runs)
+        facts = stamp, asdict(setting), len(collection)
         path = setting.folder / f"{name}-{layout.name}.jsonl"
         journals.append(journal := AmgJournal(path, {"of": repr(facts)}))
-        for key, system in _systems(bench, layout, setting, library, report):
+        for key, system in _systems(bench, layout, setting, runs, library, report):
             if key not in journal.done:
                 journal.add(key, bench.measure(system(), report))
             yield journal.done[key]
 
 
 def _systems(
-    bench: Bench, layout: Layout, setting: Setting, library: Library, report: Report | None
+    bench: Bench,
+    layout: Layout,
+    setting: Setting,
+    compressed: Sequence[CompressedFingerprinter],
+    library: Library,
+    report: Report | None,
 ) -> Iterator[tuple[str, Callable[[], System]]]:
     """Yield a key for each system, and what makes it when it is not measured yet."""
     if layout.landmarks:
-        yield "landmarks", lambda: Landmarks(library)
+        yield "landmarks", lambda: _unmodelled(Landmarks(library), bench)
     if layout.landmarks and setting.dejavu:
-        yield "Dejavu", lambda: Dejavu(installed(), list(library), report)
+        yield "Dejavu", lambda: _unmodelled(Dejavu(installed(), list(library), report), bench)
     if layout.segments:
         for kind in layout.kinds:
             yield f"segments, {kind}", partial(bench.exhaustive, kind)
-    for file in setting.compressors:
-        runs = make_compressed(bench.segments, str(file), threads=setting.threads)
+    for runs in compressed:
         made = lru_cache(maxsize=1)(partial(_grown, bench, runs, setting))
         for kind in layout.kinds:
             systems = lru_cache(maxsize=1)(partial(_compressed, bench, runs, made, kind))
             for i in range(3 if layout.two_stages else 2):
                 yield f"{runs.model_id}, {kind}, {i}", partial(lambda of, i: of()[i], systems, i)
+
+
+def _unmodelled(system: System, bench: Bench) -> System:
+    """Return a system that holds the real recordings of a collection alone."""
+    system.growth = bench.real_share
+    return system
 
 
 def _grown(

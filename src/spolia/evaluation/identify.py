@@ -24,6 +24,7 @@ from spolia.audio import Audio
 from spolia.calibration import strength
 from spolia.corpus import CorpusFile, is_device, read_manifest
 from spolia.encoding import write_whole
+from spolia.errors import ParameterError
 from spolia.evaluation.conditions import CONDITIONS, STANDARD, Materials, Query, make_query
 from spolia.evaluation.metrics import Rate, correlation_offset, rate, recall_at
 from spolia.ingest import find_files
@@ -122,7 +123,8 @@ class Evaluation:
         """Take the corpus, a library to fill, and further files or folders for it to hold.
 
         recordings: corpus or pack whose tracks are held and asked about; by default the corpus,
-        which else gives noises and rooms alone.
+        which else gives noises and rooms alone. Raises ParameterError where a half that is asked
+        about has no groups.
         """
         self.corpus, self.library, self.plan = corpus, library, plan
         self.recordings = recordings or corpus
@@ -131,10 +133,22 @@ class Evaluation:
         self.materials = load_materials(corpus)
         self.known = val_half(self.tracks.values(), plan.fold)
         self.absent = val_half(self.tracks.values(), 1 - plan.fold)
+        self._check_halves()
         self._load = lru_cache(maxsize=48)(  # as many as a half of val has
             lambda file: Audio.load(self.recordings / file, sample_rate=EVALUATION_RATE)
         )
         self.file_of = {r.id: _relative(r.path, self.recordings) for r in library}
+
+    def _check_halves(self) -> None:
+        for name, files, n_wanted in (
+            ("known", self.known, self.plan.n_places),
+            ("absent", self.absent, self.plan.n_absent),
+        ):
+            if n_wanted and not files:
+                raise ParameterError(
+                    f"{self.recordings / 'split.csv'} leaves no group to cut {n_wanted} {name} "
+                    f"queries from in fold {self.plan.fold}; list tracks of more groups as val"
+                )
 
     def fill(self, progress: Callable[[Any], None] | None = None) -> None:
         """Bring the library to hold all tracks but the left-out ones, and the distractors."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from importlib import resources
@@ -15,13 +16,17 @@ from typing import Any
 
 from spolia.evaluation.identify import Evaluation, Outcome, Plan, Task
 from spolia.evaluation.journal import LineJournal
+from spolia.fingerprints.base import Fingerprinter
+from spolia.fingerprints.compressed import CompressedFingerprinter
+from spolia.fingerprints.registry import UNSEARCHED
+from spolia.fingerprints.segments import SegmentFingerprinter
 from spolia.library import Library
 
 Report = Callable[[int, int], None]
 
 
 class Journal(LineJournal[Task, list[Outcome]]):
-    """Outcomes of answered queries; continued by the same plan, library and code only."""
+    """Outcomes of answered queries; continued with the same :func:`header` only."""
 
     def to_json(self, key: Task, value: list[Outcome]) -> list[Any]:
         """Return a query and its outcomes as JSON values."""
@@ -32,17 +37,37 @@ class Journal(LineJournal[Task, list[Outcome]]):
         return Task(*key), [Outcome(**of) for of in value]
 
 
-def header(evaluation: Evaluation, method: str | None) -> dict[str, Any]:
-    """Return what outcomes depend on: the plan, the library, the method and the code."""
+def header(
+    evaluation: Evaluation, method: str | None, *, also: Iterable[Fingerprinter] = ()
+) -> dict[str, Any]:
+    """Return what outcomes depend on: plan, corpus, library, models, method and code.
+
+    also: fingerprinters that answer beside the library's.
+    """
+    library = evaluation.library
+    methods = [m for m in library.methods if m not in UNSEARCHED]
     code = hashlib.sha256()
     for path in sorted(Path(str(resources.files("spolia"))).rglob("*.py")):
         code.update(path.read_bytes())
     return {
         "plan": asdict(evaluation.plan),
-        "library": repr(evaluation.library),
+        "corpus": [os.path.abspath(p) for p in (evaluation.corpus, evaluation.recordings)],
+        "library": repr(library),
+        "models": _digest([*map(library.fingerprinter, methods), *also]),
         "method": method,
         "code": code.hexdigest(),
     }
+
+
+def _digest(fingerprinters: Iterable[Fingerprinter]) -> str:
+    """Return the SHA-256 of models' cards, where calibrations change and the models' ids stay."""
+    cards = hashlib.sha256()
+    for fingerprinter in fingerprinters:
+        if isinstance(fingerprinter, SegmentFingerprinter):
+            cards.update(repr(fingerprinter.encoder.card).encode())
+        elif isinstance(fingerprinter, CompressedFingerprinter):
+            cards.update(repr(fingerprinter.compressor.card).encode())
+    return cards.hexdigest()
 
 
 def run(

@@ -26,6 +26,7 @@ from spolia.evaluation.samples import (
     by_chance,
     by_method,
     by_samples,
+    relevant,
 )
 from spolia.ingest import find_files
 from spolia.library import Library
@@ -238,16 +239,18 @@ def _read(journal: Path) -> dict[str, SampleOutcome]:
 
 
 def fit(outcomes: Sequence[SampleOutcome], *, false_alarms: float = 0.01) -> SampleCalibration:
-    """Fit the probability of evidence on made tracks; right and wrong weigh the same.
+    """Fit the probability of evidence on made tracks.
 
-    The threshold is the probability that a share ``false_alarms`` of sample-free tracks exceeds.
+    Right and wrong weigh the same at first, which orders them best, though wrong ones are fifty to
+    one; then the odds are fitted as they are (Platt 1999), so that a probability is one. The
+    threshold is that which a share ``false_alarms`` of sample-free tracks exceeds.
     """
     rows, right, free = [], [], []
     for outcome in outcomes:
-        relevant = {use["file"] for use in outcome.uses}
+        sampled = {use.file for use in relevant(outcome)}
         heard = [r for r in outcome.ranking if r.features]
         rows += [r.features for r in heard]
-        right += [r.file in relevant for r in heard]
+        right += [r.file in sampled for r in heard]
         if not outcome.uses:
             free.append([r.features for r in heard])
     x, y = np.array(rows).reshape(-1, N_FEATURES), np.array(right, bool)
@@ -256,6 +259,9 @@ def fit(outcomes: Sequence[SampleOutcome], *, false_alarms: float = 0.01) -> Sam
             "calibration needs tracks that sample something and tracks that do not"
         )
     weights = newton(x, y, np.ones(len(x)), ridge=RIDGE)
+    odds = np.stack([np.ones(len(x)), x @ weights], axis=1)
+    shift, slope = newton(odds, y, np.ones(len(x)), ridge=RIDGE, balanced=False)
+    weights = slope * weights + shift * (np.arange(N_FEATURES) == 0)  # the first feature is one
     tops = [float(logistic(np.array(of) @ weights).max()) if of else 0.0 for of in free]
     return SampleCalibration(
         tuple(round(float(w), 5) for w in weights),

@@ -2,30 +2,34 @@
 
 The library holds the recordings that may be sampled and all distractors; what is laid over samples
 is never in it. Every recording is ranked, distractors too, and precision is averaged over all
-relevant recordings, found or not. (The published protocol on Sample100 leaves distractors out of
-the ranking and averages over found recordings only: that stands beside as the lenient figure.)
+relevant recordings, found or not; where a part of a track is asked about, these are the ones that
+it holds. (The published protocol on Sample100 leaves distractors out of the ranking and averages
+over found recordings only: that stands beside as the lenient figure.)
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spolia.audio import Audio
-from spolia.evaluation.metrics import rate
-from spolia.evaluation.sample_truth import Asked, Known, any_true
+from spolia.audio import Audio, is_silent
+from spolia.evaluation.sample_truth import Asked, Heard, Known, any_true
 from spolia.library import Library
 from spolia.rivals import best_per_recording
+from spolia.sample_search import SampleFinder
+from spolia.sample_stretches import asked
+from spolia.samples import SampleMatch
 
 NEAR = 0.5  # seconds within which a place is right
 START, IN_TUNE, IN_TIME = 0.05, 0.25, 0.01  # seconds, semitones, share of the tempo
 LEAST = 0.5  # seconds of an occurrence that a query must hold for it to count
 MOST_RANKED = 200
+ALL = 1_000_000  # matches of a query
 UNHEARD = 1000.0  # less than any probability: what was nominated but not heard comes last
 MOST_LENIENT = 20  # recordings that the published protocol looks at
 OVERLAYS = ((-99.0, -6.0), (-6.0, 0.0), (0.0, 6.0), (6.0, 99.0))  # decibels
@@ -69,36 +73,57 @@ Finder = Callable[[Audio, Collection[str]], list[Ranked]]  # without some files
 
 
 def by_samples(library: Library, file_of: dict[str, str]) -> Finder:
-    """Return what ranks a query's recordings by the method ``samples``.
+    """Return what ranks a query's recordings by the method ``samples``, as users are answered.
 
     Those that were nominated but not heard come last.
     """
-
     id_of = {file: name for name, file in file_of.items()}
 
     def find(audio: Audio, without: Collection[str]) -> list[Ranked]:
         ids = [id_of[file] for file in without if file in id_of]
-        finder = library.sample_finder(audio, without=ids)
-        matches = finder.matches()
-        found = [
-            Ranked(
-                file_of[m.recording.id],
-                m.probability,
-                m.tempo_ratio,
-                m.semitones,
-                m.part,
-                [
-                    [o.query_start, o.query_end, o.reference_start, o.reference_end]
-                    for o in m.occurrences
-                ],
-                list(m.features),
-            )
-            for m in matches
-        ]
-        left = finder.others(m.recording.id for m in matches)
+        matches, left = _asked(library, audio, ids)
+        found = [_ranked(file_of[m.recording.id], m) for m in matches]
         return found + [Ranked(file_of[name], promise - UNHEARD) for name, promise in left]
 
     return find
+
+
+def _asked(
+    library: Library, audio: Audio, without: Collection[str]
+) -> tuple[list[SampleMatch], list[tuple[str, float]]]:
+    """Return all matches of a query, and ids and promise of what was only nominated, best first.
+
+    without: ids of recordings that are not looked for.
+    """
+    if is_silent(audio):
+        return [], []
+    finders: list[SampleFinder] = []  # one for each stretch of a long query
+
+    def opened(part: Audio, report: Report | None) -> SampleFinder:
+        finders.append(library.sample_finder(part, report, without))
+        return finders[-1]
+
+    matches = asked(opened, audio, "", top=ALL).matches
+    named = {match.recording.id for match in matches}
+    left: dict[str, float] = {}
+    for name, promise in (other for finder in finders for other in finder.others(named)):
+        left[name] = max(promise, left.get(name, -np.inf))
+    return matches, sorted(left.items(), key=lambda item: -item[1])
+
+
+def _ranked(file: str, match: SampleMatch) -> Ranked:
+    return Ranked(
+        file,
+        match.probability,
+        match.tempo_ratio,
+        match.semitones,
+        match.part,
+        [
+            [o.query_start, o.query_end, o.reference_start, o.reference_end]
+            for o in match.occurrences
+        ],
+        list(match.features),
+    )
 
 
 def by_method(library: Library, file_of: dict[str, str], method: str) -> Finder:
@@ -165,19 +190,35 @@ def answer(
     return SampleOutcome(track.file, audio.duration, start, taken, uses, ranking)
 
 
+def relevant(outcome: SampleOutcome) -> list[Known]:
+    """Return the uses that a query should find: those it holds an occurrence of.
+
+    A use whose occurrences are not known counts.
+    """
+    uses = [Known.from_dict(values) for values in outcome.uses]
+    return [u for u in uses if not u.occurrences or any(_holds(outcome, o) for o in u.occurrences)]
+
+
+def _holds(outcome: SampleOutcome, heard: Heard) -> bool:
+    """Tell whether a query holds LEAST seconds of an occurrence, or the whole of a shorter one."""
+    start = max(heard.start, outcome.start)
+    end = min(heard.end, outcome.start + outcome.length)
+    return end - start >= min(LEAST, heard.end - heard.start)
+
+
 def average_precision(outcome: SampleOutcome, *, lenient: Collection[str] | None = None) -> float:
     """Return the average precision of a query's ranking.
 
     lenient: the recordings that count at all, those that are no distractors; then only the first
     MOST_LENIENT are looked at and the mean is over those found, as published for Sample100.
     """
-    relevant = {use["file"] for use in outcome.uses}
+    right = {use.file for use in relevant(outcome)}
     names = _names(outcome)
     if lenient is not None:
         names = [name for name in names if name in lenient][:MOST_LENIENT]
-    places = [i for i, name in enumerate(names) if name in relevant]
+    places = [i for i, name in enumerate(names) if name in right]
     precision = [(n + 1) / (i + 1) for n, i in enumerate(places)]
-    n = len(places) if lenient is not None else len(relevant)
+    n = len(places) if lenient is not None else len(right)
     return sum(precision) / n if n else 0.0
 
 
@@ -187,8 +228,8 @@ def _names(outcome: SampleOutcome) -> list[str]:
 
 def hit(outcome: SampleOutcome, n: int) -> bool:
     """Tell whether a relevant recording is among the first ``n``."""
-    relevant = {use["file"] for use in outcome.uses}
-    return any(name in relevant for name in _names(outcome)[:n])
+    right = {use.file for use in relevant(outcome)}
+    return any(name in right for name in _names(outcome)[:n])
 
 
 def first_uses(outcome: SampleOutcome) -> tuple[Ranked, list[Known]] | None:
@@ -196,7 +237,7 @@ def first_uses(outcome: SampleOutcome) -> tuple[Ranked, list[Known]] | None:
     if not outcome.ranking:
         return None
     first = outcome.ranking[0]
-    uses = [Known.from_dict(values) for values in outcome.uses if values["file"] == first.file]
+    uses = [use for use in relevant(outcome) if use.file == first.file]
     return (first, uses) if uses else None
 
 
@@ -254,9 +295,7 @@ def _occurrence_errors(
 ) -> dict[str, bool]:
     """Return what is right about the start and the number of occurrences that a query holds."""
     starts = [o[0] + outcome.start for o in first.occurrences]
-    heard = (o for use in uses for o in use.occurrences)
-    end = outcome.start + outcome.length
-    true = [o.start for o in heard if min(o.end, end) - o.start >= min(LEAST, o.end - o.start)]
+    true = [o.start for use in uses for o in use.occurrences if _holds(outcome, o)]
     if not true:
         return {}
     late = [min((abs(s - start) for s in starts), default=9.0) for start in true]
@@ -281,63 +320,3 @@ def overlap(outcome: SampleOutcome) -> float | None:
         true |= (ticks >= o.start) & (ticks < o.end)
     either = (said | true).sum()
     return float((said & true).sum() / either) if either else None
-
-
-def summarise(
-    outcomes: Sequence[SampleOutcome], threshold: float, references: Collection[str]
-) -> dict[str, Any]:
-    """Return the figures of whole tracks or of one length of queries.
-
-    references: the recordings of the library that are no distractors.
-    """
-    sampling = [o for o in outcomes if o.uses]
-    free = [o for o in outcomes if not o.uses]
-    top = np.array([o.ranking[0].probability if o.ranking else -1e9 for o in sampling])
-    free_top = np.array([o.ranking[0].probability if o.ranking else -1e9 for o in free])
-    first = np.array([hit(o, 1) for o in sampling])
-    right = [o for o in sampling if hit(o, 1)]
-    table: dict[str, Any] = {
-        "map": _mean([average_precision(o) for o in sampling]),
-        "map_lenient": _mean([average_precision(o, lenient=references) for o in sampling]),
-        "hr1": _mean(first),
-        "hr10": _mean([hit(o, 10) for o in sampling]),
-        "near": _mean([near for near in map(is_near, right) if near is not None]),
-        "there": _mean([near for near in map(is_heard_there, right) if near is not None]),
-        "recall": _mean(first & (top >= threshold)),
-        "false_alarms": _mean(free_top >= threshold),
-    }
-    for share in (0.02, 0.01):
-        level = np.quantile(free_top, 1 - share, method="higher") if len(free_top) else None
-        table[f"hr1_at_{share:g}"] = _mean([] if level is None else first & (top > level))
-    known = [e for e in map(errors, right) if e is not None]
-    for key in ("start", "pitch", "tempo", "count", "part", "named"):
-        table[key] = _mean([e[key] for e in known if key in e])
-    table["iou"] = _mean([v for v in map(overlap, right) if v is not None])
-    table["seconds"] = float(np.median([o.seconds for o in outcomes])) if outcomes else None
-    for name, kept in _subsets(sampling).items():
-        table[f"map {name}"] = _mean([average_precision(o) for o in kept])
-    return table
-
-
-def _subsets(outcomes: Sequence[SampleOutcome]) -> dict[str, list[SampleOutcome]]:
-    """Return queries with one use by its transformation, part, kind, manner and overlay."""
-    single = [(o, o.uses[0]) for o in outcomes if len(o.uses) == 1]
-    found: dict[str, list[SampleOutcome]] = {}
-    for key in ("transformation", "part", "kind", "manner"):
-        for value in sorted({use[key] for _, use in single if use[key] is not None}):
-            found[value] = [o for o, use in single if use[key] == value]
-    for low, high in OVERLAYS:
-        name = f"{low:+.0f}…{high:+.0f} dB".replace("-99…", "below ").replace("…+99", " and more")
-        found[name] = [
-            o
-            for o, use in single
-            if use["overlay_db"] is not None and low <= use["overlay_db"] < high
-        ]
-    return {name: kept for name, kept in found.items() if kept}
-
-
-def _mean(values: Any) -> dict[str, Any]:
-    """Return a mean with its bootstrap interval over queries as JSON values, null of nothing."""
-    array = np.asarray(values, np.float64)
-    figures = asdict(rate(array, np.arange(len(array))))
-    return figures if len(array) else {**dict.fromkeys(figures), "n": 0}
