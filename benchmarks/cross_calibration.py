@@ -1,17 +1,20 @@
 """Scores a run of `spolia evaluate samples` with a calibration of its own, fitted crosswise.
 
     python benchmarks/cross_calibration.py OUT/samples-samples-0.json [--write FILE] [--out FILE]
+        [--reliability]
 
 A model that was never calibrated ranks by a guess, and one calibrated on the tracks it is measured
 on flatters itself. Here the tracks are divided in two by the recordings they sample; each half is
 ranked by what the other half teaches. --write: a calibration fitted on all of them, to be shipped.
 --out: the figures, for `spolia train record`.
+--reliability: how often what is said with a probability is right, too.
 --deaf: the classifier's logit is not listened to; it has still had its say in what was nominated.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import zlib
 from collections.abc import Sequence
@@ -24,9 +27,10 @@ import numpy as np
 from spolia.calibration import logistic
 from spolia.evaluation.sample_report import markdown, summarise
 from spolia.evaluation.sample_running import fit
-from spolia.evaluation.samples import Ranked, SampleOutcome
+from spolia.evaluation.samples import Ranked, SampleOutcome, relevant
 from spolia.samples import SampleCalibration
 
+BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0 + 1e-9)
 NOTE = "each half of the tracks ranked by a calibration fitted on the other"
 
 
@@ -36,9 +40,9 @@ def half_of(outcome: SampleOutcome) -> int:
     return zlib.crc32(name.encode()) % 2
 
 
-def ranked(outcome: SampleOutcome, by: SampleCalibration) -> SampleOutcome:
-    """Return an outcome ranked by a calibration; one half is its threshold."""
-    limit = np.log(by.threshold / (1 - by.threshold))
+def ranked(outcome: SampleOutcome, by: SampleCalibration, *, centred: bool = True) -> SampleOutcome:
+    """Return an outcome ranked by a calibration; centred: one half is its threshold."""
+    limit = np.log(by.threshold / (1 - by.threshold)) if centred else 0.0
 
     def probability(of: Ranked) -> float:
         if not of.features:
@@ -63,11 +67,31 @@ def read(path: Path) -> tuple[list[SampleOutcome], dict[str, Any]]:
     return [SampleOutcome.from_dict(v) for v in facts.pop("outcomes")], facts
 
 
-def crossed(outcomes: Sequence[SampleOutcome]) -> list[SampleOutcome]:
+def crossed(outcomes: Sequence[SampleOutcome], *, centred: bool = True) -> list[SampleOutcome]:
     """Return all outcomes, each half ranked by the calibration of the other."""
     halves = [[o for o in outcomes if half_of(o) == number] for number in (0, 1)]
     fitted = [fit(half) for half in halves]
-    return [ranked(o, fitted[1 - number]) for number in (0, 1) for o in halves[number]]
+    return [
+        ranked(o, fitted[1 - number], centred=centred) for number in (0, 1) for o in halves[number]
+    ]
+
+
+def reliability(outcomes: Sequence[SampleOutcome]) -> str:
+    """Return a table of probabilities that one half said by the other's calibration."""
+    said, right = [], []
+    for outcome in crossed(outcomes, centred=False):
+        sampled = {use.file for use in relevant(outcome)}
+        heard = [r for r in outcome.ranking if r.features]
+        said += [r.probability for r in heard]
+        right += [r.file in sampled for r in heard]
+    p, y = np.array(said), np.array(right)
+    lines = ["| probability | said on average | right | recordings |", "| --- | --- | --- | --- |"]
+    for low, high in itertools.pairwise(BINS):
+        within = (p >= low) & (p < high)
+        if within.any():
+            means = f"{p[within].mean():.3f} | {y[within].mean():.3f}"
+            lines.append(f"| {low:g}–{min(high, 1.0):g} | {means} | {within.sum():,} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -76,6 +100,7 @@ def main() -> None:
     parser.add_argument("outcomes", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--reliability", action="store_true")
     parser.add_argument("--deaf", action="store_true")
     options = parser.parse_args()
     outcomes, facts = read(options.outcomes)
@@ -85,6 +110,8 @@ def main() -> None:
     del table["map_lenient"]  # what is a distractor is not in the file
     facts |= {"tables": {"track": table}, "note": NOTE}
     print(markdown(facts))
+    if options.reliability:
+        print(reliability(outcomes))
     if options.out:
         options.out.write_text(json.dumps(facts, indent=1) + "\n")
     if options.write:
