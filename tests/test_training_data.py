@@ -19,10 +19,10 @@ from spolia.networks.architectures import build_encoder
 from spolia.training.batches import BatchMaker, plan
 from spolia.training.coding import code_file
 from spolia.training.encoded import EncodedFolder
-from spolia.training.fingerprint import Run, train
+from spolia.training.fingerprint import Run, make_batches, train
 from spolia.training.initial import load_checkpoint
 from spolia.training.pool import AudioPool, load_pool
-from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe
+from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
 from spolia.training.responses import response_bank
 from spolia.training.running import RunOptions
 from spolia.training.runs import compute_runs
@@ -165,3 +165,9 @@ def test_a_checkpoint_that_does_not_tell_its_data_goes_on(corpus, tmp_path):
     del state["data"]
     torch.save(state, path)
     assert Run(RECIPE, options(corpus, tmp_path)).step == 2
+
+
+def test_levels_that_are_no_powers_are_not_mixed(tmp_path):
+    nafp = Recipe("x", architecture="nafp", sampling=SamplingConfig(use=True))
+    with pytest.raises(TrainingError, match="choose another architecture"):
+        make_batches(nafp, RunOptions((tmp_path,), tmp_path, tmp_path), None, None, "train")

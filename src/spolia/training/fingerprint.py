@@ -201,6 +201,11 @@ def make_batches(
     recipe: Recipe, options: RunOptions, model: Any, geometry: Geometry, split: str
 ) -> BatchMaker:
     """Load what one split needs and return its batch maker."""
+    if recipe.sampling.use and recipe.architecture == "nafp":
+        raise TrainingError(
+            "[sampling] mixes logarithms of power, which the front end of 'nafp' does not give; "
+            "choose another architecture"
+        )
     rate = model.log_bands.config.sample_rate
     n_fft = 1 << (geometry.window - 1).bit_length()
     longest = n_fft + geometry.context - geometry.window
