@@ -122,6 +122,23 @@ def test_a_loop_buried_in_new_music_is_found_by_the_shipped_encoder(pieces, tmp_
         assert offset == pytest.approx(9.0 - tempo * start, abs=0.1)
 
 
+@pytest.mark.skipif("sample" not in shipped_models(), reason="no model of samples is shipped")
+def test_a_recording_that_is_a_loop_is_found(pieces, tmp_path):
+    loop = piece(np.random.default_rng([9, 4]), seconds=12.0).slice(4.0, 6.5)
+    for name, audio in (("loop", loop), *((f"{i}", audio) for i, audio in enumerate(pieces))):
+        write_wav(tmp_path / f"{name}.wav", audio)
+    track = 0.5 * piece(np.random.default_rng([9, 5]), seconds=20.0).samples
+    for number in range(5):
+        place = round((3.0 + 2.5 * number) * loop.sample_rate)
+        track[place : place + len(loop)] += loop.samples
+    with Library(tmp_path / "library", methods=["samples"]) as library:
+        assert library.add([tmp_path]).failed == []
+        answer = library.find_samples(Audio(track.astype(np.float32), loop.sample_rate))
+    assert [m.recording.name for m in answer.found] == ["loop.wav"]
+    assert len(answer.found[0].occurrences) == 5
+    assert all(o.reference_end <= 2.5 for o in answer.found[0].occurrences)
+
+
 @pytest.mark.skipif("classifier" not in shipped_models(), reason="no classifier is shipped")
 def test_the_shipped_classifier_belongs_to_the_shipped_encoder_and_tells_sound_apart(pieces):
     encoder = open_encoder("sample", kind="sample")

@@ -28,7 +28,7 @@ from spolia.samples import (
     Part,
     SampleCalibration,
     SampleMatch,
-    features,
+    match_of,
     nominate,
 )
 from spolia.store.hits import Hits, chosen
@@ -145,16 +145,7 @@ class SampleFinder:
                 parts = [*pool.map(self._part, heard[:shown]), *[None] * len(heard[shown:])]
         self.patches.forget()  # a long track is many finders, one after the other
         return [
-            SampleMatch(
-                self.sounds.recording(e.recording_id),
-                chances[e.recording_id],
-                e.score,
-                e.played.tempo,
-                e.played.semitones,
-                part,
-                e.trace.occurrences,
-                tuple(features([e])[0].tolist()),
-            )
+            match_of(self.sounds.recording(e.recording_id), e, chances[e.recording_id], part)
             for e, part in zip(heard, parts, strict=True)
         ]
 

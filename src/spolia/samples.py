@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -261,6 +261,26 @@ class SampleMatch:
                 {k: round(v, 3) for k, v in asdict(o).items()} for o in self.occurrences
             ],
         }
+
+
+def match_of(
+    recording: Recording, evidence: Evidence, probability: float, part: Part | None
+) -> SampleMatch:
+    """Return a match; its occurrences, good to a frame, end where the recording does."""
+    occurrences = (
+        replace(o, reference_end=min(o.reference_end, recording.duration))
+        for o in evidence.trace.occurrences
+    )
+    return SampleMatch(
+        recording,
+        probability,
+        evidence.score,
+        evidence.played.tempo,
+        evidence.played.semitones,
+        part,
+        tuple(occurrences),
+        tuple(features([evidence])[0].tolist()),
+    )
 
 
 @dataclass(frozen=True)
