@@ -17,7 +17,7 @@ import argparse
 import itertools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from spolia.evaluation.samples import Ranked, SampleOutcome, relevant
 from spolia.samples import SampleCalibration
 
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0 + 1e-9)
+Ranking = Callable[[SampleOutcome, SampleCalibration], SampleOutcome]
 NOTE = "each half of the tracks ranked by a calibration fitted on the other"
 
 
@@ -40,9 +41,8 @@ def half_of(outcome: SampleOutcome) -> int:
     return zlib.crc32(name.encode()) % 2
 
 
-def ranked(outcome: SampleOutcome, by: SampleCalibration, *, centred: bool = True) -> SampleOutcome:
-    """Return an outcome ranked by a calibration; centred: one half is its threshold."""
-    limit = np.log(by.threshold / (1 - by.threshold)) if centred else 0.0
+def judged(outcome: SampleOutcome, by: SampleCalibration, limit: float = 0.0) -> SampleOutcome:
+    """Return an outcome ranked by a calibration; limit: what is taken off its log odds."""
 
     def probability(of: Ranked) -> float:
         if not of.features:
@@ -51,6 +51,11 @@ def ranked(outcome: SampleOutcome, by: SampleCalibration, *, centred: bool = Tru
 
     ranking = [replace(r, probability=probability(r)) for r in outcome.ranking]
     return replace(outcome, ranking=sorted(ranking, key=lambda r: -r.probability))
+
+
+def centred(outcome: SampleOutcome, by: SampleCalibration) -> SampleOutcome:
+    """Return an outcome ranked by a calibration, whose threshold becomes one half."""
+    return judged(outcome, by, float(np.log(by.threshold / (1 - by.threshold))))
 
 
 def deaf(outcome: SampleOutcome) -> SampleOutcome:
@@ -67,19 +72,17 @@ def read(path: Path) -> tuple[list[SampleOutcome], dict[str, Any]]:
     return [SampleOutcome.from_dict(v) for v in facts.pop("outcomes")], facts
 
 
-def crossed(outcomes: Sequence[SampleOutcome], *, centred: bool = True) -> list[SampleOutcome]:
+def crossed(outcomes: Sequence[SampleOutcome], ranked: Ranking = centred) -> list[SampleOutcome]:
     """Return all outcomes, each half ranked by the calibration of the other."""
     halves = [[o for o in outcomes if half_of(o) == number] for number in (0, 1)]
     fitted = [fit(half) for half in halves]
-    return [
-        ranked(o, fitted[1 - number], centred=centred) for number in (0, 1) for o in halves[number]
-    ]
+    return [ranked(o, fitted[1 - number]) for number in (0, 1) for o in halves[number]]
 
 
 def reliability(outcomes: Sequence[SampleOutcome]) -> str:
     """Return a table of probabilities that one half said by the other's calibration."""
     said, right = [], []
-    for outcome in crossed(outcomes, centred=False):
+    for outcome in crossed(outcomes, judged):
         sampled = {use.file for use in relevant(outcome)}
         heard = [r for r in outcome.ranking if r.features]
         said += [r.probability for r in heard]

@@ -354,7 +354,7 @@ def test_sound_that_cannot_be_converted_is_one_sentence(tmp_path, channels, rate
     chunks = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
     path = tmp_path / "odd.wav"
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
-    with pytest.raises(AudioError, match=r"cannot be brought to 8000 Hz|is not audio"):
+    with pytest.raises(AudioError, match="cannot be brought to 8000 Hz"):
         Audio.load(path)
 
 

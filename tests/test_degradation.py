@@ -109,7 +109,6 @@ def test_codecs_keep_length_and_time(codec, bit_rate):
 
 @pytest.mark.parametrize("n_samples", [0, 1, 2, 100, 800, 1599])
 def test_codecs_keep_the_length_of_sounds_below_a_tenth_of_a_second(n_samples):
-    """They ended with an IndexError: the codec's delay was looked for beyond the sound."""
     sound = Audio(clicks().samples[RATE : RATE + n_samples], RATE)
     coded = degradation.codec(sound, codec="libmp3lame", bit_rate=16000)
     assert len(coded) == n_samples

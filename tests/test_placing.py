@@ -169,7 +169,18 @@ def test_two_alignments_that_belong_to_two_places_leave_the_line(music, recordin
 
     monkeypatch.setattr(placing, "_aligned", aligned)
     rough = line(12.0, 1.0, 40.0)
-    assert place(music.slice(12.0, 52.0), rough, recording).line == rough
+    placed = place(music.slice(12.0, 52.0), rough, recording)
+    assert placed.line == rough
+    assert placed.correlation == 0.9
+
+
+@pytest.mark.parametrize("seconds", [22.0, 30.0])
+def test_a_wrong_recording_is_refuted_however_its_ends_align(recording, seconds):
+    for seed in range(3):
+        other = piece(np.random.default_rng([8, seed]), seconds=seconds, sample_rate=16000)
+        placed = place(other, line(20.0, 1.0, seconds), recording)
+        assert placed.correlation is not None
+        assert placed.correlation < 0.1
 
 
 def test_a_match_is_cut_on_both_sides_to_what_the_recording_holds(recording):

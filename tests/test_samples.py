@@ -581,7 +581,8 @@ def test_parts_are_heard_of_what_is_shown(library, track, monkeypatch):
     heard = []
     monkeypatch.setattr(SampleFinder, "_part", lambda _, e: heard.append(e.recording_id) or "mix")
     shown = library.find_samples(track, threshold=0.5)
-    assert heard == [m.recording.id for m in shown.matches]
+    assert shown.matches
+    assert sorted(heard) == sorted(m.recording.id for m in shown.matches)
     heard.clear()
     shown = library.find_samples(track, threshold=1.0, top=2)
     assert sorted(heard) == sorted(m.recording.id for m in shown.matches)

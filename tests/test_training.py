@@ -250,7 +250,6 @@ def test_masks_cover_runs_only_where_drawn():
 def test_a_raised_floor_lies_as_many_decibels_below_the_loudest_band_as_stated(
     front_end, amplitude
 ):
-    """Of NAFP's spectrogram, log10 of magnitudes, it lay 4.6 times as deep."""
     bands = front_end(FrontEndConfig() if front_end is LogBands else MelConfig())
     config = MaskConfig(bands=0.0, time=0.0, holes=1.0, holes_db=(3.0, 3.0))
     off = WarpConfig(pitch=0.0, speed=0.0, tempo=0.0)
@@ -423,7 +422,6 @@ def test_dropouts_are_short_silences_and_change_nothing_else(signal):
 
 
 def test_dropouts_last_at_least_60_ms_and_take_23_percent_of_a_clip():
-    """As the documentation says, which once said: at most 60 ms."""
     sound = torch.ones(200, 80000)
     holed = degrader(dropout=1.0)._drop(sound, torch.Generator().manual_seed(0))
     lost = holed[:, ::160] == 0  # blocks of 20 ms

@@ -2,8 +2,7 @@
 
 Every hit pairs a time in the query with a time in a recording. Hits of a true match lie on a line
 ``t_reference = speed · t_query + offset``. Lines are proposed by a vote over (speed, offset), as
-in Wang 2003 with a speed axis added, then refined on the similarities of all vectors of the query
-to those around the line. Pure.
+in Wang 2003 with a speed axis added, then refined on the similarities of all vectors around. Pure.
 """
 
 from __future__ import annotations

@@ -169,9 +169,10 @@ def fit(
     lengths = np.zeros(len(queries)) if seconds is None else np.asarray(seconds, np.float64)
     table = _drawn_all(queries, right, lengths, n_entries, None, seed)
     x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
-    table = _drawn_all(queries, right, lengths, n_entries, newton(x, y, table[:, 6]), seed)
+    weights = newton(x, y, balanced(y, table[:, 6]))
+    table = _drawn_all(queries, right, lengths, n_entries, weights, seed)
     x, y = features(table[:, :4], table[:, 4]), table[:, 5] > 0
-    weights = newton(x, y, table[:, 6])
+    weights = newton(x, y, balanced(y, table[:, 6]))
     probability = logistic(x @ weights)
     n_absent = {length: int((~right & (lengths == length)).sum()) for length in np.unique(lengths)}
     return Calibration(
@@ -240,12 +241,19 @@ def _drawn(
 
 
 def _overlapping(start: Floats, end: Floats) -> npt.NDArray[np.bool_]:
-    """Tell which lines explain the same stretch, as :func:`spolia.rivals.overlapping` does."""
-    common = np.minimum(end[:, None], end) - np.maximum(start[:, None], start)
-    shorter = np.minimum.outer(end - start, end - start)
-    found = common > OVERLAP * np.maximum(shorter, 1e-9)
+    """Tell which of several lines explain the same stretch as which other."""
+    found = overlaps(start[:, None], end[:, None], start, end)
     np.fill_diagonal(found, val=False)
-    return np.asarray(found)
+    return found
+
+
+def overlaps(
+    start: Floats, end: Floats, other_start: Floats, other_end: Floats
+) -> npt.NDArray[np.bool_]:
+    """Tell whether stretches are the same, as :func:`spolia.rivals.overlapping` does for two."""
+    common = np.minimum(end, other_end) - np.maximum(start, other_start)
+    shorter = np.minimum(end - start, other_end - other_start)
+    return np.asarray(common > OVERLAP * np.maximum(shorter, 1e-9))
 
 
 def _shown_first(
@@ -301,18 +309,20 @@ def _levels(
                 yield float(kind), float(round(share * n_entries)), round(level, 7)
 
 
+def balanced(right: npt.NDArray[np.bool_], weight: Floats) -> Floats:
+    """Return weights by which right and wrong weigh the same, one on average."""
+    return np.asarray(
+        weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum()) * len(right)
+    )
+
+
 def newton(
     x: Floats,
     right: npt.NDArray[np.bool_],
     weight: Floats,
     ridge: float = 1e-2,
-    *,
-    balanced: bool = True,
 ) -> Floats:
-    """Return the weights of a logistic function; balanced: right and wrong weigh the same."""
-    if balanced:
-        weight = weight * np.where(right, 0.5 / weight[right].sum(), 0.5 / weight[~right].sum())
-        weight *= len(x)
+    """Return the weights of a logistic function."""
     weights = np.zeros(x.shape[1])
     for _ in range(60):
         p = logistic(x @ weights)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spolia.calibration import logistic, logit, newton, threshold_for
+from spolia.calibration import balanced, logistic, logit, newton, threshold_for
 from spolia.errors import ParameterError
 
 Floats = npt.NDArray[np.float64]
@@ -117,7 +117,7 @@ def fit(
             "confirmation needs right and wrong matches; evaluate absent queries too"
         )
     x = features(np.concatenate(list(heard)))
-    weights = newton(x, is_right, np.ones(len(x)), ridge=RIDGE)
+    weights = newton(x, is_right, balanced(is_right, np.ones(len(x))), ridge=RIDGE)
     wrong = [
         float(logistic(features(of) @ weights).max())
         for of, is_known in zip(heard, known, strict=True)

@@ -57,18 +57,17 @@ class ModelCard:
         known = {f.name for f in fields(cls)}
         try:
             values = json.loads(text)
-            card = cls(**{k: v for k, v in values.items() if k in known})
+            if values.get("format", 0) > MODEL_FORMAT:
+                raise ModelError(
+                    f"{path} has model format {values['format']}, this spolia reads "
+                    f"{MODEL_FORMAT}; upgrade spolia"
+                )
+            return cls(**{k: v for k, v in values.items() if k in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{path} describes itself in a way that spolia cannot read ({error}); export it "
                 "again"
             ) from error
-        if card.format > MODEL_FORMAT:
-            raise ModelError(
-                f"{path} has model format {card.format}, this spolia reads {MODEL_FORMAT}; "
-                "upgrade spolia"
-            )
-        return card
 
     def to_json(self) -> str:
         """Return the metadata as JSON."""

@@ -44,7 +44,7 @@ class Match:
     speed: float  # seconds of the recording per second of the query; 1.04 = plays 4 % fast
     semitones: float | None  # how much higher the query sounds; None: not measured
     method: str
-    decided: bool = True  # whether it passed the threshold
+    decided: bool  # whether it passed the threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Return the match as it stands in JSON."""

@@ -34,7 +34,7 @@ from spolia.fingerprints.base import (
 from spolia.recording import Recording, path_text
 from spolia.store.catalog import Catalog
 
-SHORTEST = 1.1  # seconds that a recording must last
+LEAST = 1.1  # seconds that a recording must last, by every method
 IN_FLIGHT = 2  # files per thread that are being worked on or wait to be stored
 
 
@@ -332,6 +332,6 @@ def _overheard(blocks: Iterator[Audio], listener: Listener) -> Iterator[Audio]:
 def _why_empty(watch: _Watch) -> str:
     if watch.peak < SILENCE_PEAK:
         return "is silent (nothing above -80 dBFS); give a recording with sound"
-    if watch.seconds < SHORTEST:
-        return f"is too short ({watch.seconds:.2f} s); at least {SHORTEST} s is needed"
+    if watch.seconds < LEAST:
+        return f"is too short ({watch.seconds:.2f} s); at least {LEAST} s is needed"
     return "is as good as silent (no second of it is above -80 dBFS); give a recording with sound"

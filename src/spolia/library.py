@@ -16,7 +16,7 @@ from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.identify import Identification, Match, is_sure, match_of
 from spolia.ingest import AddReport, Progress, ingest
-from spolia.placing import confirmed, place
+from spolia.placing import confirmed, limit_of, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
 from spolia.sample_opening import SampleJudge, open_sample_judge, sample_finder
@@ -190,7 +190,7 @@ class Library:
     ) -> Identification:
         """Say which recordings a clip is from, and where; no matches means "unknown".
 
-        method: one that the library holds, by default its first. top: also return up to this many
+        method: one that the library holds, by default what most recordings have. top: also return up to this many
         candidates below the threshold. threshold: probability from which a match counts, by
         default the model's, at which at most 0.1 % of absent queries were accepted.
 
@@ -211,22 +211,20 @@ class Library:
         sound was heard, else the calibration's by the length of a candidate's stretch.
         """
         searcher = self._searcher(self._chosen(method))
-        calibration, n_entries = searcher.fingerprinter.calibration, searcher.n_entries
-        confirmation = searcher.fingerprinter.confirmation
+        by = searcher.fingerprinter
 
-        def limit(candidate: Candidate) -> float:
-            if threshold is not None:
-                return threshold
-            seconds = candidate.line.query_end - candidate.line.query_start
-            heard = candidate.place is not None and candidate.place.correlation is not None
-            if heard and confirmation and confirmation.threshold is not None:
-                return confirmation.threshold
-            return calibration.threshold_at(seconds, n_entries)
+        def counts(c: Candidate) -> bool:
+            limit = limit_of(c, by.calibration, by.confirmation, searcher.n_entries)
+            return c.probability >= (limit if threshold is None else threshold)
 
-        return [c for c in rivals_removed(candidates) if c.probability >= limit(c)]
+        return list(filter(counts, rivals_removed(candidates)))
 
     def confirmed(
-        self, audio: Audio, candidates: list[Candidate], *, method: str | None = None
+        self,
+        audio: Audio,
+        candidates: list[Candidate],
+        method: str | None = None,
+        threshold: float | None = None,
     ) -> list[Candidate]:
         """Return candidates with the likeliest judged by the sound of their recordings too.
 
@@ -235,7 +233,8 @@ class Library:
         confirmation = self._query_fingerprinter(self._chosen(method)).confirmation
         if confirmation is None:
             return candidates
-        return confirmed(candidates, lambda c: self.place(audio, c), confirmation)
+        decided = partial(self.decided, method=method, threshold=threshold)
+        return confirmed(candidates, lambda c: self.place(audio, c), confirmation, decided)
 
     def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first."""
@@ -326,8 +325,7 @@ class Library:
 
     def _how_searched(self, generation: int) -> list[str]:
         """Return how the library can be searched at a generation, its default first."""
-        counts = self.catalog.counts() or dict.fromkeys(self.methods, 0)
-        return registry.searched(counts)
+        return registry.searched(self.catalog.counts() or dict.fromkeys(self.methods, 0))
 
     def _chosen(self, method: str | None) -> str:
         stored = self.catalog.methods()
@@ -381,7 +379,7 @@ class Library:
 
     def _find(self, audio: Audio, method: str, threshold: float | None, top: int) -> list[Match]:
         candidates = self.candidates(audio, method=method)
-        candidates = self.confirmed(audio, candidates, method=method)
+        candidates = self.confirmed(audio, candidates, method, threshold)
         return self._matches(audio, candidates, method, threshold, top)
 
     def _steadily(self, find: Callable[[], T]) -> T:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from spolia.alignment import Line
 from spolia.audio import Audio
+from spolia.calibration import Calibration
 from spolia.confirmation import Confirmation
 from spolia.errors import AudioError
 from spolia.recording import Recording
-from spolia.rivals import Candidate, Place, overlapping, rivals_removed
+from spolia.rivals import Candidate, Place, overlapping
 from spolia.spectral_alignment import MOST_LAG, N_FFT, SAMPLE_RATE, Alignment, align
 
 SPAN = 10.0  # seconds of a query that are aligned at once
@@ -22,7 +23,7 @@ CONVINCING = 0.08  # correlation; below it, a third of alignments were worse tha
 SEEKING = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"])  # decoded from any place
 MOST_CONTENDERS = 4  # candidates on one stretch that are aligned,
 MOST_PLACES = 2  # and of one recording, at first;
-MOST_ROUNDS = 8  # in which what then leads on a stretch without having been aligned is, too;
+MOST_ROUNDS = 8  # in which what would count without having been aligned is, too;
 FAR_BEHIND = 0.01  # share of the first one's probability below which others are not
 PATIENCE = 120.0  # seconds that are decoded for nothing in other files
 
@@ -58,7 +59,7 @@ def place(
         return Place(line)
     joined = _through(line, first, start + SPAN / 2, last, end - SPAN / 2)
     if any(abs(joined.speed / found.speed - 1) > BENT for found in (first, last)):
-        return Place(line)  # two places of the recording
+        joined = line  # of two places, or of none
     return _heard(line, joined, (first.semitones + last.semitones) / 2, [first, last])
 
 
@@ -75,10 +76,12 @@ def confirmed(
     candidates: Sequence[Candidate],
     align: Callable[[Candidate], Place],
     confirmation: Confirmation,
+    decided: Callable[[list[Candidate]], list[Candidate]],
 ) -> list[Candidate]:
     """Return candidates, the likeliest judged by the recordings' sound too, most probable first.
 
-    align: the place of a candidate. Where a recording's file is gone, the vectors' opinion stands.
+    align: the place of a candidate; decided: those that count as matches. Where a recording's file
+    is gone, the vectors' opinion stands.
     """
     found, chosen = list(candidates), contenders(candidates)
     for _ in range(1 + MOST_ROUNDS):
@@ -86,7 +89,7 @@ def confirmed(
             break
         heard = {id(c): _by_sound(c, align(c), confirmation) for c in chosen}
         found = sorted((heard.get(id(c), c) for c in found), key=lambda c: -c.probability)
-        chosen = [c for c in rivals_removed(found) if c.place is None and _is_near(c, found)]
+        chosen = [c for c in decided(found) if c.place is None]
     return found
 
 
@@ -105,11 +108,18 @@ def _by_sound(candidate: Candidate, placed: Place, confirmation: Confirmation) -
     return replace(candidate, probability=after)
 
 
-def _is_near(candidate: Candidate, others: Sequence[Candidate]) -> bool:
-    """Tell whether a candidate that was not aligned is not far behind those that were."""
-    heard = [o for o in others if o.place is not None and overlapping(o.line, candidate.line)]
-    first = max((o.by_vectors for o in heard), default=0.0)
-    return bool(heard) and candidate.probability >= FAR_BEHIND * first
+def limit_of(
+    candidate: Candidate,
+    calibration: Calibration,
+    confirmation: Confirmation | None,
+    n_entries: int,
+) -> float:
+    """Return the probability from which a candidate counts, by whether its sound was heard."""
+    heard = candidate.place is not None and candidate.place.correlation is not None
+    if heard and confirmation and confirmation.threshold is not None:
+        return confirmation.threshold
+    seconds = candidate.line.query_end - candidate.line.query_start
+    return calibration.threshold_at(seconds, n_entries)
 
 
 def contenders(candidates: Sequence[Candidate]) -> list[Candidate]:

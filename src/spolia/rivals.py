@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from spolia.alignment import Floats, Line, Vectors
-from spolia.calibration import OVERLAP, Calibration, strength
+from spolia.calibration import OVERLAP, Calibration, overlaps, strength
 from spolia.fingerprints.base import Fingerprint
 from spolia.spectral_alignment import MOST_LAG
 
@@ -42,7 +42,7 @@ class Candidate:
     rival: float = 0.0  # evidence of the strongest line of another recording's sound
     probability: float = 0.0
     semitones: float = 0.0  # how much higher the query sounds, as far as the search knows
-    is_copy: bool = False  # whether it holds the same sound as the strongest candidate
+    is_copy: bool = False  # whether it holds the same sound as the strongest one on its stretch
     lag: float = MOST_LAG  # seconds by which its offset may be wrong
     place: Place | None = None  # once it was aligned
     by_vectors: float = 0.0  # probability before that
@@ -87,14 +87,13 @@ def _leaders(ordered: list[Candidate]) -> Iterator[list[Candidate]]:
 
     ordered: strongest first. Elsewhere in a long query there are other leaders.
     """
-    stretches = np.array([(c.line.query_start, c.line.query_end) for c in ordered]).reshape(-1, 2)
+    starts = np.array([c.line.query_start for c in ordered])
+    ends = np.array([c.line.query_end for c in ordered])
     known: dict[tuple[float, float], list[Candidate]] = {}
     for candidate in ordered:
         stretch = candidate.line.query_start, candidate.line.query_end
         if stretch not in known:
-            common = np.minimum(stretches, stretch)[:, 1] - np.maximum(stretches, stretch)[:, 0]
-            shorter = np.minimum(np.diff(stretches)[:, 0], stretch[1] - stretch[0])
-            near = np.flatnonzero(common > OVERLAP * np.maximum(shorter, 1e-9))
+            near = np.flatnonzero(overlaps(starts, ends, *np.array(stretch)))
             known[stretch] = best_per_recording([ordered[i] for i in near])[:N_LEADERS]
         yield known[stretch]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import cast
 
 from spolia.audio import Audio
@@ -21,9 +21,30 @@ from spolia.samples import SampleCalibration, calibration_of
 from spolia.store.catalog import Catalog
 from spolia.store.vectors import VectorIndex
 
-N_KEPT = 256  # recordings whose nodes stay in memory while a track is asked about
+MOST_KEPT = 128 * 2**20  # bytes of nodes that stay in memory while a track is asked about
 
 SampleJudge = NodeJudge | Judge
+
+
+class KeptNodes:
+    """Reads recordings' nodes, by number, and keeps the first MOST_KEPT bytes of them."""
+
+    def __init__(self, catalog: Catalog, recording_ids: Sequence[str]) -> None:
+        self.catalog, self.recording_ids = catalog, recording_ids
+        self.kept: dict[int, Columns | None] = {}
+        self.size = 0
+
+    def __call__(self, number: int) -> Columns | None:
+        """Return a recording's columns in 8 bits, None where it has none."""
+        if number in self.kept:
+            return self.kept[number]
+        columns: Columns | None = None
+        with suppress(UnknownRecording):
+            columns = self.catalog.sequence(self.recording_ids[number], "nodes").values
+        self.size += 0 if columns is None else columns.nbytes
+        if self.size <= MOST_KEPT:
+            self.kept[number] = columns
+        return columns
 
 
 def sample_finder(
@@ -49,12 +70,7 @@ def sample_finder(
                 "run add again for its recordings"
             )
 
-        @lru_cache(maxsize=N_KEPT)
-        def nodes(number: int) -> Columns | None:
-            with suppress(UnknownRecording):
-                return catalog.sequence(index.recording_ids[number], "nodes").values
-            return None
-
+        nodes = KeptNodes(catalog, index.recording_ids)
         fingerprint, columns = fingerprinter.query_with_nodes(query)
         search = NodeSearch(columns[0], encoder.card, nodes, len(index.recording_ids), threads)
         if isinstance(judge, NodeJudge):

@@ -113,7 +113,7 @@ def _shades(windows: Windows) -> npt.NDArray[np.uint8]:
 
 
 def _thinned(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return every n-th vector, of an hour every seventh: more than is seen on a page."""
+    """Return every n-th vector, no more than are seen on a page."""
     return vectors[:: max(1, -(-len(vectors) // MOST_PIXELS))]
 
 

@@ -267,10 +267,7 @@ def match_of(
     recording: Recording, evidence: Evidence, probability: float, part: Part | None
 ) -> SampleMatch:
     """Return a match; its occurrences, good to a frame, end where the recording does."""
-    occurrences = (
-        replace(o, reference_end=min(o.reference_end, recording.duration))
-        for o in evidence.trace.occurrences
-    )
+    occurrences = (_within(o, recording.duration) for o in evidence.trace.occurrences)
     return SampleMatch(
         recording,
         probability,
@@ -281,6 +278,15 @@ def match_of(
         tuple(occurrences),
         tuple(features([evidence])[0].tolist()),
     )
+
+
+def _within(occurrence: Occurrence, duration: float) -> Occurrence:
+    """Return an occurrence without what it would play beyond a recording's end."""
+    o, over = occurrence, occurrence.reference_end - duration
+    if over <= 0:
+        return o
+    tempo = (o.reference_end - o.reference_start) / (o.query_end - o.query_start)
+    return replace(o, query_end=o.query_end - over / tempo, reference_end=duration)
 
 
 @dataclass(frozen=True)

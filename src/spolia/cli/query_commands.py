@@ -35,8 +35,8 @@ def identify(
     method: Annotated[
         str | None,
         typer.Option(
-            help="compressed+segments, segments, compressed or landmarks; default: the first that "
-            "the library holds of all recordings.",
+            help="compressed+segments, segments, compressed or landmarks; default: of "
+            "those that most recordings hold, the first.",
             show_default=False,
         ),
     ] = None,

@@ -384,9 +384,7 @@ def _built(collection: Collection, kind: str) -> tuple[Any, float]:
 
 def _rate(values: Sequence[bool], replies: Sequence[Reply]) -> Rate:
     """Return the share of values that are true, one a reply; recordings are drawn for intervals."""
-    numbers = {name: i for i, name in enumerate(sorted({r.asked.query.file for r in replies}))}
-    clusters = np.array([numbers[r.asked.query.file] for r in replies], np.int64)
-    return rate(np.array(values, bool), clusters)
+    return rate(np.array(values, bool), [r.asked.query.file for r in replies])
 
 
 def _recall(replies: dict[str, list[Reply]]) -> dict[str, dict[str, float]]:

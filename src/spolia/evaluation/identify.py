@@ -351,9 +351,7 @@ def _share(outcomes: Sequence[Outcome], name: str) -> dict[str, Any]:
 
 
 def _rate(values: Sequence[bool], outcomes: Sequence[Outcome]) -> Rate:
-    names = {file: i for i, file in enumerate(sorted({o.file for o in outcomes}))}
-    clusters = np.array([names[o.file] for o in outcomes], np.int64)
-    return rate(np.array(values, bool), clusters)
+    return rate(np.array(values, bool), [o.file for o in outcomes])
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Any], **facts: Any) -> None:

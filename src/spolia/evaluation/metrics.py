@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,24 +32,24 @@ class Rate:
 
 def rate(
     right: Booleans | Floats,
-    clusters: npt.NDArray[np.int64],
+    clusters: npt.NDArray[np.int64] | Sequence[str],
     *,
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> Rate:
     """Return the share of ``right`` with a bootstrap over ``clusters``.
 
-    right: [shape=(n,)], or values whose mean is wanted; clusters: the recording of each query
-    [shape=(n,)]; queries of one recording are not independent, so whole recordings are drawn with
-    replacement.
+    right: [shape=(n,)], or values whose mean is wanted; clusters: the recording of each query, by
+    name or number [shape=(n,)]; queries of one recording are not independent, so whole recordings
+    are drawn with replacement.
     """
-    if right.shape != clusters.shape:
+    if len(right) != len(clusters):
         raise ParameterError(
-            f"{right.shape} outcomes but {clusters.shape} clusters; give one for each"
+            f"{len(right)} outcomes but {len(clusters)} clusters; give one for each"
         )
     if len(right) == 0:
         return Rate(float("nan"), float("nan"), float("nan"), 0)
-    _, number = np.unique(clusters, return_inverse=True)
+    _, number = np.unique(np.asarray(clusters), return_inverse=True)
     n_clusters = int(number.max()) + 1
     hits = np.bincount(number, weights=right.astype(np.float64), minlength=n_clusters)
     sizes = np.bincount(number, minlength=n_clusters).astype(np.float64)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spolia.calibration import logistic, newton
+from spolia.calibration import balanced, logistic, newton
 from spolia.corpus import groups_of
 from spolia.errors import ParameterError
 from spolia.evaluation.sample_repeats import levels_of, repeats, sampled_sound
@@ -258,9 +258,9 @@ def fit(outcomes: Sequence[SampleOutcome], *, false_alarms: float = 0.01) -> Sam
         raise ParameterError(
             "calibration needs tracks that sample something and tracks that do not"
         )
-    weights = newton(x, y, np.ones(len(x)), ridge=RIDGE)
+    weights = newton(x, y, balanced(y, np.ones(len(x))), ridge=RIDGE)
     odds = np.stack([np.ones(len(x)), x @ weights], axis=1)
-    shift, slope = newton(odds, y, np.ones(len(x)), ridge=RIDGE, balanced=False)
+    shift, slope = newton(odds, y, np.ones(len(x)), ridge=RIDGE)
     weights = slope * weights + shift * (np.arange(N_FEATURES) == 0)  # the first feature is one
     tops = [float(logistic(np.array(of) @ weights).max()) if of else 0.0 for of in free]
     return SampleCalibration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +11,8 @@ from spolia.fingerprints.base import Fingerprinter
 
 if TYPE_CHECKING:
     from spolia.fingerprints.compressed import CompressedFingerprinter
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("segments", "compressed", "landmarks", "samples")
 AUXILIARY = {"samples": ("sketches", "nodes")}  # what comes with a method, and is not searched
@@ -37,7 +40,16 @@ def searched(counts: Mapping[str, int]) -> list[str]:
     held = {m: counts[m] for m in sorted({*counts} - UNSEARCHED, key=rank)}
     if {"segments", "compressed"} <= {*held}:
         held = {TWO_STAGE: min(held["segments"], held["compressed"]), **held}
-    return sorted(held, key=lambda m: (m == "samples", -held[m]))
+    order = sorted(held, key=lambda m: (m == "samples", -held[m]))
+    usual = next(iter(held), None)
+    if order and order[0] != usual:
+        logger.warning(
+            "some recordings hold no %s fingerprints, so %s is the default; run add for all files "
+            "again to complete them",
+            usual,
+            order[0],
+        )
+    return order
 
 
 def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...]:
