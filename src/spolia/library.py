@@ -190,9 +190,9 @@ class Library:
     ) -> Identification:
         """Say which recordings a clip is from, and where; no matches means "unknown".
 
-        method: one that the library holds, by default what most recordings have. top: also return up to this many
-        candidates below the threshold. threshold: probability from which a match counts, by
-        default the model's, at which at most 0.1 % of absent queries were accepted.
+        method: one that the library holds, by default what most recordings have. top: also return
+        up to this many candidates below the threshold. threshold: probability from which a match
+        counts, by default the model's, at which at most 0.1 % of absent queries were accepted.
 
         Raises AudioError for a clip that is too short, silent or unreadable.
         """
