@@ -21,6 +21,7 @@ from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
 from spolia.evaluation.samples import (
     Ranked,
     SampleOutcome,
+    answer,
     average_precision,
     by_chance,
     by_samples,
@@ -157,6 +158,18 @@ def test_a_use_without_places_is_asked_for_and_an_empty_query_is_not_scored():
     for key in ("map", "map_lenient", "hr1", "hr10"):
         assert (figures[key]["value"], figures[key]["n"]) == (1.0, 1)
     assert figures["false_alarms"]["n"] == 0
+
+
+def test_what_is_annotated_beyond_the_end_is_asked_for_without_a_place(tmp_path):
+    write_wav(tmp_path / "track.wav", tune(1, 5.0, 16000))
+    track = SimpleNamespace(file="track.wav", uses=[SimpleNamespace(to_dict=use)])
+    found = answer(tmp_path, track, lambda audio, without: [Ranked("a", 0.9)])
+    assert [o["start"] for o in found.uses[0]["occurrences"]] == [4.0]
+    write_wav(tmp_path / "track.wav", tune(1, 3.0, 16000))
+    found = answer(tmp_path, track, lambda audio, without: [])
+    assert found.uses[0]["occurrences"] == []
+    assert len(relevant(found)) == 1
+    assert average_precision(found) == 0.0
 
 
 def test_hits_are_counted_once_per_recording():

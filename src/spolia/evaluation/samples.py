@@ -180,6 +180,8 @@ def answer(
     """
     audio = Audio.load(folder / track.file, sample_rate=16000)
     uses = [use.to_dict() for use in track.uses]
+    for use in uses:  # what an annotation places beyond the sound's end has no place
+        use["occurrences"] = [o for o in use["occurrences"] if o["start"] < audio.duration]
     start = 0.0
     if length is not None:
         start = min((o["start"] for use in uses for o in use["occurrences"]), default=0.0)
