@@ -246,6 +246,20 @@ def test_dejavu_that_is_not_installed_is_named(monkeypatch):
         installed()
 
 
+def interrupted(monkeypatch, at):
+    """Interrupt the measurement of one system, by its number; return the names as they come."""
+    measured, true = [], Bench.measure
+
+    def counted(bench, system, report=None):
+        measured.append(system.name)
+        if len(measured) == at:
+            raise KeyboardInterrupt
+        return true(bench, system, report)
+
+    monkeypatch.setattr(Bench, "measure", counted)
+    return measured
+
+
 def test_an_interrupted_table_goes_on_with_the_rows_it_has(corpus, tmp_path, monkeypatch):
     from spolia.encoders import open_encoder
 
@@ -255,15 +269,7 @@ def test_an_interrupted_table_goes_on_with_the_rows_it_has(corpus, tmp_path, mon
     )
     setting = Setting(corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 2, 0, seed=3, threads=1)
     short = amg_tables.Layout("short", (3.0,))
-    measured, true = [], Bench.measure
-
-    def counted(bench, system, report=None):
-        measured.append(system.name)
-        if len(measured) == 3:
-            raise KeyboardInterrupt
-        return true(bench, system, report)
-
-    monkeypatch.setattr(Bench, "measure", counted)
+    true, measured = Bench.measure, interrupted(monkeypatch, at=3)
     with pytest.raises(KeyboardInterrupt):
         measure(short, setting)
     rows = measure(short, setting)
@@ -304,15 +310,7 @@ def test_a_table_of_a_recalibrated_compressor_begins_anew(corpus, tmp_path, monk
     monkeypatch.setattr("spolia.encoders.open_compressor", lambda *_, **__: compressor)
     setting = Setting(corpus, tmp_path, None, (), (Path("mean.onnx"),), (), 1, 0, seed=3, threads=1)
     short = amg_tables.Layout("short", (3.0,), segments=False)
-    measured, true = [], Bench.measure
-
-    def counted(bench, system, report=None):
-        measured.append(system.name)
-        if len(measured) == 2:
-            raise KeyboardInterrupt
-        return true(bench, system, report)
-
-    monkeypatch.setattr(Bench, "measure", counted)
+    measured = interrupted(monkeypatch, at=2)
     with pytest.raises(KeyboardInterrupt):
         measure(short, setting)
     compressor.card.calibration = {"threshold": 0.5}

@@ -316,12 +316,7 @@ def balanced(right: npt.NDArray[np.bool_], weight: Floats) -> Floats:
     )
 
 
-def newton(
-    x: Floats,
-    right: npt.NDArray[np.bool_],
-    weight: Floats,
-    ridge: float = 1e-2,
-) -> Floats:
+def newton(x: Floats, right: npt.NDArray[np.bool_], weight: Floats, ridge: float = 1e-2) -> Floats:
     """Return the weights of a logistic function."""
     weights = np.zeros(x.shape[1])
     for _ in range(60):

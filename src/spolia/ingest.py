@@ -16,8 +16,8 @@ from concurrent.futures import (
 )
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -156,7 +156,7 @@ class _Ingest:
                     self.report.unchanged += 1
                     yield path, None
                     continue
-                pending[pool.submit(*self._task(path, held, missing))] = path
+                pending[pool.submit(self._task(path, held, missing))] = path
                 if len(pending) == threads * IN_FLIGHT:
                     yield from self._finished(pending)
             while pending:
@@ -180,12 +180,13 @@ class _Ingest:
 
     def _task(
         self, path: Path, held: Recording | None, missing: Sequence[Fingerprinter]
-    ) -> tuple[Any, ...]:
-        """Return a function and its arguments that make what is missing, or everything anew."""
+    ) -> Callable[[], Analysis]:
+        """Return what makes the fingerprints that are missing, or everything anew."""
         with suppress(UnknownRecording, CorruptLibrary):  # removed meanwhile, or a damaged row
             if held:
-                return extended, path, held, missing, self._stored(held, missing), self.stopped
-        return analyse, path, self.fingerprinters, self.stopped
+                stored = self._stored(held, missing)
+                return partial(extended, path, held, missing, stored, self.stopped)
+        return partial(analyse, path, self.fingerprinters, self.stopped)
 
     def _stored(self, held: Recording, missing: Sequence[Fingerprinter]) -> list[Fingerprint]:
         """Return the stored fingerprints of a recording that missing ones derive from."""
