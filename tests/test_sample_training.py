@@ -34,8 +34,15 @@ from spolia.training.export import export_checkpoint, export_encoder
 from spolia.training.fingerprint import Run, make_batches, train
 from spolia.training.initial import load_checkpoint, network_of
 from spolia.training.losses import mixture_nt_xent
+from spolia.training.objective import Objective, Temperature
 from spolia.training.pool import load_pool
-from spolia.training.recipe import DataConfig, OptimiserConfig, Recipe, SamplingConfig
+from spolia.training.recipe import (
+    DataConfig,
+    OptimiserConfig,
+    Recipe,
+    SamplingConfig,
+    TeacherConfig,
+)
 from spolia.training.running import RunOptions
 from spolia.training.stems import load_stems
 from spolia.training.warp import MaskConfig, WarpConfig
@@ -385,3 +392,107 @@ def test_peaks_of_silence_are_zeros_and_never_negative():
     found = peaks(torch.randn(2, 144, 40, generator=torch.Generator().manual_seed(0)))
     assert found.shape == (2, 144, 40)
     assert 0.0 <= float(found.min()) < float(found.max())
+
+
+def spectra(corpus, tmp_path, config, *, seed=1):
+    """Return a batch of unchanged windows, their samples made as the settings say."""
+    plain = {"loop": 0.0, "part": 0.0, "equaliser": 0.0, "edge": 0.0, "reverb": 0.0} | config
+    of = dataclasses.replace(
+        recipe(**plain),
+        warp=WarpConfig(0.0, 1.0, 0.0, 0.3, 0.0, 0.4),
+        data=DataConfig(n_rows=8, n_segments=1, offset=0.0, context=0.0, simulated_rooms=1),
+    )
+    return maker(corpus, tmp_path, of).draw(0, seed=seed)
+
+
+def balance(log_power):
+    """Return by how much the low part of the corpus with stems stands over the high one."""
+    return log_power[:, 30:50].amax((1, 2)) - log_power[:, 90:110].amax((1, 2))
+
+
+def test_beds_are_made_of_other_parts_than_samples(corpus_of_stems, tmp_path, monkeypatch):
+    monkeypatch.setattr("spolia.training.sampling.ALONE", (1.0, 0.0, 0.0, 0.0))  # the high part
+    config = {"stems": 1.0, "bed": 1.0, "bed_db": (60.0, 60.0)}  # nothing is heard but beds
+    shared, apart = (
+        spectra(corpus_of_stems, tmp_path, config | {"apart": of}) for of in (False, True)
+    )
+    second = shared.others
+    assert torch.equal(apart.others, second)
+    with_stems = shared.files[second] > 0
+    assert with_stems.any()
+    assert (balance(shared.positives)[with_stems] < -6).all()
+    assert (balance(apart.positives)[with_stems] > 6).all()
+
+
+def test_voices_lie_over_mixtures(corpus, tmp_path):
+    without = spectra(corpus, tmp_path, {"bed": 0.0})
+    with pytest.raises(TrainingError, match="category 'speech'; add a pack"):
+        spectra(corpus, tmp_path, {"bed": 0.0, "voice": 1.0})
+    manifest = corpus / "noise.csv"
+    text = manifest.read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    for row in rows:
+        row["category"] = "speech"
+    try:
+        with manifest.open("w", newline="") as out:
+            writer = csv.DictWriter(out, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        spoken = spectra(corpus, tmp_path, {"bed": 0.0, "voice": 1.0, "voice_db": (0.0, 0.0)})
+    finally:
+        manifest.write_text(text)
+    assert torch.equal(spoken.anchors, without.anchors)
+    louder = spoken.positives - without.positives
+    assert float(louder.min()) > -1e-4
+    power = [of.exp().mean((1, 2)) for of in (spoken.positives, without.positives)]
+    assert torch.allclose(power[0], 2 * power[1], rtol=1e-3)
+
+
+def test_one_part_is_left_out_of_a_sample_and_lies_over_it(corpus_of_stems, tmp_path):
+    config = {"left_out": True, "bed_db": (0.0, 0.0)}
+    batch = spectra(corpus_of_stems, tmp_path, config)
+    assert (batch.files > 0).all()
+    assert batch.others is None
+    assert batch.anchors.shape == batch.positives.shape
+    assert (balance(batch.anchors).abs() > 6).all()  # one of both parts
+    assert (balance(batch.positives).abs() < 3).all()  # and the other over it
+    drawn = [balance(spectra(corpus_of_stems, tmp_path, config, seed=s).anchors) for s in range(6)]
+    assert len({bool(of > 0) for of in torch.cat(drawn)}) == 2
+    loud = spectra(corpus_of_stems, tmp_path, config | {"bed_db": (10.0, 10.0)})
+    assert (balance(loud.positives) * balance(loud.anchors) > 0).all()
+    for file in (corpus_of_stems / "samples").glob("t4*"):
+        file.unlink()
+    lines = (corpus_of_stems / "samples.csv").read_text().splitlines(keepends=True)
+    (corpus_of_stems / "samples.csv").write_text("".join(x for x in lines if "t4" not in x))
+    with pytest.raises(TrainingError, match="needs recordings with stems"):
+        spectra(corpus_of_stems, tmp_path, config)
+
+
+def test_a_temperature_is_learned_kept_and_bounded(corpus, tmp_path):
+    of = dataclasses.replace(
+        recipe(),
+        optimiser=OptimiserConfig(
+            steps=6, warmup=1, learning_rate=1e-2, temperature=0.1, learn_temperature=True
+        ),
+    )
+    seen = []
+    options = RunOptions((corpus,), tmp_path / "run", tmp_path / "cache", "cpu", 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(of, options, lambda e: seen.append(e) or interrupt_at(3, e))
+    train(of, options, seen.append)
+    chunked = dataclasses.replace(of, optimiser=dataclasses.replace(of.optimiser, chunk=4))
+    train(chunked, dataclasses.replace(options, folder=tmp_path / "chunks"), lambda _: None)
+    assert [int(e["step"]) for e in seen] == [1, 2, 3, 4, 5, 6]
+    temperatures = [e["temperature"] for e in seen]
+    assert 0.03 < temperatures[-1] < 0.2
+    assert len({round(t, 6) for t in temperatures}) == 6
+    state = load_checkpoint(tmp_path / "chunks" / "checkpoint.pt")
+    assert float(state["temperature"]["log"]) != pytest.approx(math.log(0.1), abs=1e-4)
+    assert float(Temperature(5.0)()) == pytest.approx(0.2)
+    with pytest.raises(TrainingError, match="has no temperature"):
+        Objective(OptimiserConfig(loss="triplet"), TeacherConfig(), learned=Temperature(0.1))
+
+
+def interrupt_at(step, entry):
+    if entry["step"] == step:
+        raise KeyboardInterrupt

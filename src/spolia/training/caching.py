@@ -35,8 +35,9 @@ def backward_in_chunks(
         vectors = torch.cat([embed(piece) for piece in pieces])
     vectors = vectors.detach().requires_grad_()
     loss = loss_of(vectors)
-    (gradient,) = torch.autograd.grad(loss, vectors)
-    for piece, of in zip(pieces, gradient.split(chunk), strict=True):
+    loss.backward()  # of what the loss itself learns, too
+    assert vectors.grad is not None
+    for piece, of in zip(pieces, vectors.grad.split(chunk), strict=True):
         embed(piece).backward(of)
     return loss.detach()
 

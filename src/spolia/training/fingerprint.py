@@ -21,10 +21,11 @@ from spolia.training.coding import code_file
 from spolia.training.generator import generate_many
 from spolia.training.initial import load_initial, load_trained
 from spolia.training.late import Late
+from spolia.training.left_out import LeftOutBatchMaker
 from spolia.training.mining import mine
-from spolia.training.objective import Objective
+from spolia.training.objective import Objective, Temperature
 from spolia.training.pool import extended, load_pool
-from spolia.training.recipe import Recipe
+from spolia.training.recipe import Recipe, SamplingConfig
 from spolia.training.responses import (
     LEAD,
     load_responses,
@@ -33,7 +34,7 @@ from spolia.training.responses import (
     vary,
 )
 from spolia.training.running import Report, ResumableRun, RunOptions, learning_rate
-from spolia.training.sampling import SampleBatchMaker
+from spolia.training.sampling import SampleBatchMaker, holds_speech
 from spolia.training.stems import load_stems
 from spolia.training.validation import late_retrieval, retrieval
 
@@ -69,6 +70,7 @@ class Run(ResumableRun):
             "average": self.average,
             "optimiser": self.optimiser,
         }
+        self.temperature = self._temperature()
         self.geometry = plan(
             recipe,
             self.model.log_bands,
@@ -89,7 +91,17 @@ class Run(ResumableRun):
     def _objective(self) -> Objective:
         config = self.recipe.teacher
         teacher = self._frozen(config.weights) if config.weights else None
-        return Objective(self.recipe.optimiser, config, teacher, self.late)
+        return Objective(self.recipe.optimiser, config, teacher, self.late, self.temperature)
+
+    def _temperature(self) -> Temperature | None:
+        """Return what learns the temperature, to be moved and kept with the weights."""
+        config = self.recipe.optimiser
+        if not config.learn_temperature:
+            return None
+        learned = Temperature(config.temperature).to(self.device)
+        self.optimiser.add_param_group({"params": learned.parameters(), "weight_decay": 0.0})
+        self.parts = {**self.parts, "temperature": learned}
+        return learned
 
     def _mine(self) -> None:
         config = self.recipe.mining
@@ -138,6 +150,8 @@ class Run(ResumableRun):
             "network_seconds": ended - made,
             "segments_per_second": n_segments / (ended - begun),
         }
+        if self.temperature is not None:
+            entry["temperature"] = float(self.temperature())
         if self.validates():
             entry |= self.validate()
         self.log(entry)
@@ -229,7 +243,7 @@ def make_batches(
         return load_pool(files, sample_rate=rate, cache=options.cache, **changes)
 
     coded = pool("track", variant="coded-2", change=code_file) if recipe.data.coded > 0 else None
-    recordings = pool("track")
+    recordings, noise = pool("track"), pool("noise")
     if split == "train" and recipe.data.generated:
         pieces = generate_many(
             recipe.data.generated,
@@ -240,8 +254,7 @@ def make_batches(
         )
         recordings = extended(recordings, pieces)
         coded = None if coded is None else extended(coded, pieces)
-    maker = SampleBatchMaker if recipe.sampling.use else BatchMaker
-    batches = maker(
+    batches = _maker(recipe.sampling)(
         recipe,
         model.log_bands,
         geometry,
@@ -254,11 +267,21 @@ def make_batches(
             device=torch.device(options.device),
         ),
         recordings,
-        pool("noise"),
+        noise,
         n_fft=n_fft,
         device=torch.device(options.device),
         coded=coded,
     )
-    if isinstance(batches, SampleBatchMaker) and recipe.sampling.stems > 0:
-        batches.use_stems(load_stems(recordings, options.corpora, cache=options.cache))
+    if isinstance(batches, SampleBatchMaker):
+        if recipe.sampling.stems > 0 or recipe.sampling.left_out:
+            batches.use_stems(load_stems(recordings, options.corpora, cache=options.cache))
+        if recipe.sampling.voice > 0 and (split == "train" or holds_speech(noise)):
+            batches.use_voices(noise)
     return batches
+
+
+def _maker(config: SamplingConfig) -> type[BatchMaker]:
+    """Return what draws the batches of a recipe."""
+    if not config.use:
+        return BatchMaker
+    return LeftOutBatchMaker if config.left_out else SampleBatchMaker

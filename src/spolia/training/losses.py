@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def nt_xent(anchors: Tensor, positives: Tensor, groups: Tensor, temperature: float) -> Tensor:
+def nt_xent(
+    anchors: Tensor, positives: Tensor, groups: Tensor, temperature: Tensor | float
+) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy (Chen et al. 2020, eq. 1).
 
     anchors, positives: unit vectors [shape=(n, dim)]; row i of each belongs together. groups:
@@ -25,7 +27,7 @@ def nt_xent(anchors: Tensor, positives: Tensor, groups: Tensor, temperature: flo
 
 
 def mixture_nt_xent(
-    anchors: Tensor, mixtures: Tensor, groups: Tensor, others: Tensor, temperature: float
+    anchors: Tensor, mixtures: Tensor, groups: Tensor, others: Tensor, temperature: Tensor | float
 ) -> Tensor:
     """Return the cross-entropy of mixtures, each of which holds two rows' sound.
 

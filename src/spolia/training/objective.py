@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spolia.errors import TrainingError
 from spolia.training.late import Late, mixture_contrast
@@ -18,6 +18,19 @@ from spolia.training.losses import (
 from spolia.training.recipe import OptimiserConfig, TeacherConfig
 
 LOSSES = ("nt_xent", "triplet")
+TEMPERATURES = (0.01, 0.2)  # between which a learned one stays
+
+
+class Temperature(nn.Module):
+    """A temperature that is learned, by its logarithm (Radford et al. 2021, *CLIP*)."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(first).log())
+
+    def forward(self) -> Tensor:
+        """Return the temperature [shape=()]."""
+        return self.log.exp().clamp(*TEMPERATURES)
 
 
 class Objective:
@@ -29,14 +42,26 @@ class Objective:
         config: TeacherConfig,
         teacher: Any = None,
         late: Late | None = None,
+        learned: Temperature | None = None,
     ) -> None:
         """Take settings and, if the recipe names one, a trained encoder with the same front end.
 
-        late: what nodes are packed and scored by; vectors come with their nodes then.
+        late: what nodes are packed and scored by; vectors come with their nodes then. learned: the
+        temperature of NT-Xent in place of the settings'.
         """
         if optimiser.loss not in LOSSES:
             raise TrainingError(f"unknown loss {optimiser.loss!r}; known: {', '.join(LOSSES)}")
+        if learned is not None and optimiser.loss != "nt_xent":
+            raise TrainingError(
+                f"a {optimiser.loss} loss has no temperature; take out learn_temperature"
+            )
         self.optimiser, self.config, self.teacher, self.late = optimiser, config, teacher, late
+        self.learned = learned
+
+    @property
+    def temperature(self) -> Tensor | float:
+        """What similarities are divided by."""
+        return self.optimiser.temperature if self.learned is None else self.learned()
 
     @torch.no_grad()
     def wanted(self, rows: Tensor) -> Tensor | None:
@@ -75,11 +100,11 @@ class Objective:
         packed = [of.flatten(0, 1) for of in rows.chunk(2)]
         anchors, positives = packed if self.late is None else map(self.late.vectors, packed)
         if others is not None:
-            loss = mixture_nt_xent(anchors, positives, groups, others, self.optimiser.temperature)
+            loss = mixture_nt_xent(anchors, positives, groups, others, self.temperature)
         elif self.optimiser.loss == "triplet":
             loss = semi_hard_triplet(anchors, positives, groups, self.optimiser.margin)
         else:
-            loss = nt_xent(anchors, positives, groups, self.optimiser.temperature)
+            loss = nt_xent(anchors, positives, groups, self.temperature)
         if self.late is None or others is None:
             return loss
         agreement = self.late.agreement(packed[1], packed[0])

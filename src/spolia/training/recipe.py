@@ -42,6 +42,7 @@ class OptimiserConfig:
     weight_decay: float = 0.01
     loss: str = "nt_xent"  # or "triplet", with semi-hard negatives
     temperature: float = 0.05  # NT-Xent
+    learn_temperature: bool = False  # beginning there
     margin: float = 0.5  # of the triplet loss, squared distances
     ema: float = 0.995  # decay of the averaged weights that are validated and exported
     chunk: int = 0  # rows that the network holds at once, see caching.py; 0: all
@@ -77,6 +78,10 @@ class SamplingConfig:
     bed: float = 0.9  # other music over it
     bed_db: tuple[float, float] = (-12.0, 10.0)  # level of the bed over the sample's
     stems: float = 0.0  # parts of the recording alone, where it has stems; see stems.py
+    apart: bool = False  # as a bed, a recording gives other parts than as a sample
+    voice: float = 0.0  # speech over mixtures, from noise of the category "speech"
+    voice_db: tuple[float, float] = (-9.0, 6.0)  # its level over the mixture's
+    left_out: bool = False  # pairs within recordings instead of mixtures; see left_out.py
     chop: float = 0.0  # cut into slices and put into another order
     loop: float = 0.3  # a part of the window, repeated
     loop_seconds: tuple[float, float] = (0.4, 2.2)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spolia.errors import TrainingError
 from spolia.training.batches import Batch, BatchMaker, Places
 from spolia.training.degrade import chance, uniform
+from spolia.training.pool import AudioPool
 from spolia.training.recipe import SamplingConfig
 from spolia.training.stems import PARTS, StemPool
 
@@ -24,6 +26,7 @@ LEVEL = 12.0  # of mixtures: that of loud music in the front end's logarithms
 SILENT = -12.0  # below it, as its floor is
 N_SLICES = 8  # that a chopped window is cut into
 ALONE = (0.4, 0.1, 0.2, 0.0)  # chance that one of PARTS is sampled alone; else a random set of them
+SPEECH = "speech"  # category of noise
 AUDIBLE = 0.01  # power of parts over that of the mix, below which the mix is sampled
 
 
@@ -33,17 +36,32 @@ class SampleBatchMaker(BatchMaker):
     The second window of a mixture is the bed of the first, and a sample itself. Riou et al. (ICASSP
     2026) found such artificial mixtures of two songs worth a twentieth of mAP; here they also save
     a spectrogram. Where recordings have stems, parts of them are sampled too, and the anchor is
-    still the mix.
+    still the mix. There is one window of a group in a batch, so that no repetition of a sound is a
+    negative of it.
     """
 
     stems: Tensor | None = None  # int16 [shape=(len(PARTS), n_total)]
     stems_first: Tensor  # where each file's begin; −1: none [shape=(n_files,)]
+    speech: tuple[Tensor, Tensor] | None = None  # first places in the noise, room behind them
 
     def use_stems(self, pool: StemPool) -> None:
         """Sample parts of recordings too, with the recipe's probability."""
         if pool.samples.shape[1] >= self.geometry.source:
             self.stems = torch.from_numpy(pool.samples).to(self.device)
             self.stems_first = torch.from_numpy(pool.first).to(self.device)
+
+    def use_voices(self, noise: AudioPool) -> None:
+        """Lay the speech among the noise over mixtures, with the recipe's probability."""
+        if not holds_speech(noise):
+            raise TrainingError(
+                "[sampling] voice lays speech over mixtures, but no noise of the corpora is of "
+                f"the category {SPEECH!r}; add a pack made by train render with --talks, or set "
+                "voice = 0"
+            )
+        room = torch.from_numpy(noise.offsets[1:] - noise.offsets[:-1]) - self.geometry.anchor
+        spoken = torch.tensor([f.category == SPEECH for f in noise.files]) & (room > 0)
+        first = torch.from_numpy(noise.offsets[:-1])[spoken]
+        self.speech = first.to(self.device), room[spoken].to(self.device)
 
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step: its positives are mixtures of two rows each."""
@@ -60,10 +78,9 @@ class SampleBatchMaker(BatchMaker):
         shift = torch.randint(-reach, reach + 1, (len(groups),), generator=rng, device=self.device)
         frames = lead - shift[:, None] + torch.arange(geometry.n_frames, device=self.device)
         anchors = source.gather(2, frames[:, None].expand(-1, source.shape[1], -1))
-        samples = self._chopped(self._change(sampled, rng), config, rng)
-        samples = self._reverberant(self._looped(samples, config, rng), config, rng)
-        samples = self._coloured(samples, config, rng)
-        mixtures, others = self._mixed(samples, config, rng)
+        sounds = [self._produced(of, config, rng) for of in sampled]
+        mixtures, others = self._mixed(sounds[0], sounds[-1], config, rng)
+        mixtures = self._spoken_over(mixtures, config, rng)
         return Batch(anchors, mixtures, groups, files, first + (lead - shift) * hop, others)
 
     def _sampled(
@@ -73,30 +90,46 @@ class SampleBatchMaker(BatchMaker):
         places: Places,
         config: SamplingConfig,
         rng: torch.Generator,
-    ) -> Tensor:
+    ) -> list[Tensor]:
         """Return what is sampled: some rows' parts instead of their mix; log power as ``source``.
 
+        A second one, where the recipe keeps them apart, is of other parts of the same rows, or the
+        mix where no other part is heard.
         signal: the mix [shape=(n_rows, n_samples)].
         """
         if self.stems is None:
-            return source
+            return [source]
         rows = len(signal)
         within = places.starts - self.first[places.files]
         begin = self.stems_first[places.files]
         used = chance(rows, config.stems, source, rng) & (begin >= 0)
-        chosen = _choose_parts(rows, source, rng)
         begin = torch.where(used, begin + within, torch.zeros_like(begin))
-        parts = torch.zeros_like(signal)
-        for row, stem in zip(chosen.T, self.stems, strict=True):
-            parts += row[:, None] * self._cut(stem, begin, signal.shape[1])
-        power = signal.square().mean(1)
-        used = used & (parts.square().mean(1) > AUDIBLE * power)
-        return torch.where(used[:, None, None], self.log_bands(parts), source)
+        parts = torch.stack([self._cut(stem, begin, signal.shape[1]) for stem in self.stems], 1)
+        audible = AUDIBLE * signal.square().mean(1)
+        sets = [_choose_parts(rows, source, rng)]
+        if config.apart:
+            left = (1.0 - sets[0]) * (parts.square().mean(2) > audible[:, None])
+            sets.append(_choose_some(left, rng))
+        found = []
+        for chosen in sets:
+            sound = torch.einsum("rp,rps->rs", chosen, parts)
+            heard = used & (sound.square().mean(1) > audible)
+            found.append(torch.where(heard[:, None, None], self.log_bands(sound), source))
+        return found
+
+    def _produced(self, sampled: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
+        """Return sampled windows as a producer leaves them [shape=(n_rows, n_bands, n_frames)]."""
+        samples = self._chopped(self._change(sampled, rng), config, rng)
+        samples = self._reverberant(self._looped(samples, config, rng), config, rng)
+        return self._coloured(samples, config, rng)
 
     def _mixed(
-        self, samples: Tensor, config: SamplingConfig, rng: torch.Generator
+        self, samples: Tensor, beds: Tensor, config: SamplingConfig, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return mixtures of two rows each, and the second row's number."""
+        """Return mixtures of two rows each, and the second row's number.
+
+        beds: what each row gives as the second one, perhaps its sample itself.
+        """
         rows = len(samples)
         turn = int(torch.randint(1, max(rows, 2), (1,), generator=rng, device=self.device))
         present = self._presence(samples, config, rng)
@@ -105,9 +138,28 @@ class SampleBatchMaker(BatchMaker):
         heard = torch.where(present > 0, loud, torch.full_like(loud, SILENT))
         itself = torch.arange(rows, device=self.device)
         used = chance(rows, config.bed, samples, rng)
-        bed = torch.where(used[:, None, None], loud.roll(-turn, 0) + level, SILENT)
+        laid = loud if beds is samples else beds - _loudness(beds, torch.ones_like(present))
+        bed = torch.where(used[:, None, None], laid.roll(-turn, 0) + level, SILENT)
         mixtures = torch.logaddexp(heard, bed) + LEVEL
         return mixtures, torch.where(used, itself.roll(-turn), itself)
+
+    def _spoken_over(
+        self, mixtures: Tensor, config: SamplingConfig, rng: torch.Generator
+    ) -> Tensor:
+        """Lay a voice over some mixtures, as loud in the mean as they are, more or less."""
+        if self.speech is None:
+            return mixtures
+        first, room = self.speech
+        rows = len(mixtures)
+        which = torch.multinomial(room.float(), rows, replacement=True, generator=rng)
+        place = torch.rand(rows, generator=rng, device=self.device, dtype=torch.float64)
+        starts = first[which] + (place * room[which]).long()
+        voice = self.log_bands(self._cut(self.noise, starts, self.geometry.anchor))
+        whole = torch.ones_like(voice[:, :1])
+        level = uniform((rows, 1, 1), *config.voice_db, voice, rng) * NEPERS
+        voice = voice - _loudness(voice, whole) + _loudness(mixtures, whole) + level
+        used = chance(rows, config.voice, voice, rng)[:, None, None]
+        return torch.where(used, torch.logaddexp(mixtures, voice), mixtures)
 
     def _looped(self, x: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
         """Repeat a part of some windows, from a random point of the period."""
@@ -183,6 +235,11 @@ class SampleBatchMaker(BatchMaker):
         return out
 
 
+def holds_speech(noise: AudioPool) -> bool:
+    """Tell whether any of the noise is speech."""
+    return any(file.category == SPEECH for file in noise.files)
+
+
 def _choose_parts(rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
     """Return 1 for parts that are sampled: one alone, or a random set of them [shape=(n, 4)]."""
     n = len(PARTS)
@@ -192,6 +249,12 @@ def _choose_parts(rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
     which = torch.rand(rows, 1, generator=rng, device=like.device)
     alone = (which < ends) & (which >= ends - chances)
     return torch.where(alone.any(1, keepdim=True), alone.float(), several)
+
+
+def _choose_some(left: Tensor, rng: torch.Generator) -> Tensor:
+    """Return 1 for some of the parts that are left, all where chance takes none."""
+    kept = left * (torch.rand(left.shape, generator=rng, device=left.device) < 0.5)
+    return torch.where(kept.any(1, keepdim=True), kept, left)
 
 
 def _loudness(x: Tensor, present: Tensor) -> Tensor:
