@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spolia.sample_agreement import AROUND, STRETCH, NodeSearch, Stretch
+from spolia.samples import thinned
 from spolia.store.hits import NO_HITS, Hits, chosen
 
 N_ROWS, DIM, WIDTH, HOP = 6, 24, 7, 0.5
@@ -61,7 +62,7 @@ def nominees(query, held, found, n, threads=1):
     def between(start, end):
         return chosen(found, (found.query_times >= start) & (found.query_times < end))
 
-    return NodeSearch(query, CARD, held.get, len(held), threads).nominees(between, n=n)
+    return thinned(NodeSearch(query, CARD, held.get, len(held), threads).nominees(between), n)
 
 
 def test_agreement_is_what_the_library_at_large_does_not_have():

@@ -17,7 +17,7 @@ from spolia.encoding import write_wav
 from spolia.errors import ParameterError
 from spolia.evaluation.sample_repeats import levels_of, repeats
 from spolia.evaluation.sample_report import clusters, markdown, summarise, tables
-from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit
+from spolia.evaluation.sample_running import SampleEvaluation, SamplePlan, fit, held_for
 from spolia.evaluation.samples import (
     Ranked,
     SampleOutcome,
@@ -245,7 +245,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
 
     def ranked(name, z):
         row = np.array([1.0, 0.5, 0.0, z, z, 0.3, 1.0, 1.0]) + 0.1 * rng.normal(size=8)
-        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), *[0.0] * 9])
+        return Ranked(name, 0.5, 1.0, 0.0, features=[*row.tolist(), *[0.0] * 10])
 
     outcomes = []
     for i in range(200):
@@ -254,7 +254,7 @@ def test_a_fit_tells_right_from_wrong_and_keeps_the_false_alarms():
         outcomes.append(SampleOutcome(f"{i}", 20.0, 0.0, 1.0, uses, ranking))
     fitted = fit(outcomes)
     assert (fitted.n_tracks, fitted.n_free) == (200, 100)
-    assert fitted.weights[8:] == (0.0,) * 9  # no nodes, no changes, and no classifier
+    assert fitted.weights[8:] == (0.0,) * 10  # no nodes, no changes, no other method, no classifier
     level = [1 / (1 + np.exp(-np.dot(fitted.weights, o.ranking[0].features))) for o in outcomes]
     assert min(level[1::2]) > fitted.threshold
     assert np.mean(np.array(level[::2]) > fitted.threshold) <= 0.02
@@ -429,6 +429,15 @@ def test_where_drums_are_sampled_their_repetition_is_the_right_place(tmp_path):
 def test_unknown_methods_are_named(evaluation):
     with pytest.raises(ParameterError, match="choose from: samples, segments"):
         evaluation.finder(None, {}, "ears")
+
+
+def test_methods_that_say_where_to_listen_stand_behind_samples():
+    assert held_for("samples+segments+landmarks") == ["samples", "segments", "landmarks"]
+    assert held_for("landmarks") == ["landmarks"]
+    assert held_for("random") == ["segments"]
+    for method in ("samples+ears", "segments+samples", "landmarks+segments", ""):
+        with pytest.raises(ParameterError, match=r"samples\+segments\+landmarks"):
+            held_for(method)
 
 
 def test_an_unknown_method_is_refused_before_tracks_are_made(tmp_path):

@@ -16,16 +16,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from fakes import BandEnergies
 from spolia import sample_stretches
+from spolia.alignment import Line
 from spolia.audio import Audio
 from spolia.cli.sample_commands import sample_lines
 from spolia.degradation import change_speed, shift_pitch, stretch
 from spolia.encoding import write_wav
 from spolia.errors import AudioError, ParameterError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
+from spolia.fingerprints.registry import TWO_STAGE, hinting
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
 from spolia.recording import Recording
+from spolia.rivals import Candidate
 from spolia.sample_alignment import (
     COARSE,
     FRAME,
@@ -37,8 +41,9 @@ from spolia.sample_alignment import (
     patches_of,
 )
 from spolia.sample_graph import write_graph
+from spolia.sample_hints import Hint, hinted, hints_of, hits_of
 from spolia.sample_page import LEAST_PIXELS, Windows, matrix_png, plot_png, write_page
-from spolia.sample_patches import Pair
+from spolia.sample_patches import Near, Pair
 from spolia.sample_search import SampleFinder
 from spolia.sample_sound import Sounds
 from spolia.sample_tracing import Occurrence, polished, trace
@@ -235,15 +240,15 @@ def test_what_was_done_has_a_name(semitones, tempo_ratio, name):
 def test_a_calibration_survives_json_and_names_what_is_wrong():
     assert calibration_of({}) is UNFITTED
     assert calibration_of(json.loads(json.dumps(UNFITTED.to_dict()))) == UNFITTED
-    with pytest.raises(ParameterError, match="has 17 weights, not 1"):
+    with pytest.raises(ParameterError, match="has 18 weights, not 1"):
         SampleCalibration.from_dict({"weights": [1.0], "threshold": 0.5})
     with pytest.raises(ParameterError, match="calibrate the model again"):
         SampleCalibration.from_dict({"threshold": 0.5})
 
 
-def path(seed):
-    """Return unit vectors as a smooth function of time."""
-    knots = np.arange(0.0, 60.0, 0.8)
+def path(seed, step=0.8):
+    """Return unit vectors as a function of time that is smooth over ``step`` seconds."""
+    knots = np.arange(0.0, 60.0, step)
     values = np.random.default_rng([seed, 2]).normal(size=(32, len(knots)))
 
     def at(times):
@@ -257,7 +262,7 @@ class Oracle:
     """Stands in for the encoder: knows pieces by their sound, and roughly what a track samples."""
 
     method, model_id, sample_rate = "samples", "oracle-1", RATE
-    hop_seconds, segment_seconds = 0.512, 4.096
+    hop_seconds, segment_seconds, step = 0.512, 4.096, 0.8
     card = SimpleNamespace(calibration={})
 
     def __init__(self):
@@ -266,7 +271,7 @@ class Oracle:
     def fingerprint_blocks(self, blocks):
         audio = Audio(np.concatenate([block.samples for block in blocks]), RATE)
         distance = np.abs(self.beginnings - audio.samples[:2000]).mean(1)
-        return self.made(audio, path(int(distance.argmin())))
+        return self.made(audio, path(int(distance.argmin()), self.step))
 
     def fingerprint_query(self, audio, change=UNCHANGED):
         def at(times):
@@ -613,3 +618,115 @@ def test_names_that_xml_and_labels_cannot_hold_are_made_to(answer, tmp_path):
     edges = list(ElementTree.parse(tmp_path / "who.graphml").getroot().iter())
     assert any(e.get("target") == "/x .wav" for e in edges)
     assert audacity(strange).splitlines()[0].split("\t")[2].startswith("a b c ")
+
+
+class Misled(Oracle):
+    """Hears piece 0 in every track."""
+
+    def fingerprint_query(self, audio, change=UNCHANGED):
+        return self.made(audio, path(0))
+
+
+class Told(Oracle):
+    """Segment vectors that know where a track samples piece 1, and nothing else."""
+
+    method, model_id = "segments", "told-1"
+    hop_seconds, segment_seconds, step = 0.2, 1.0, 0.3
+    calibration, confirmation, delay, query_changes = BandEnergies.calibration, None, {}, ()
+
+    def fingerprint_query(self, audio, change=UNCHANGED):
+        def at(times):
+            vectors = path(99, self.step)(times)
+            inside = (times >= STARTS[0]) & (times < STARTS[0] + LOOP - 1.0)
+            played = FIRST + 1.05 * (times[inside] - STARTS[0])
+            vectors[inside] = path(1, self.step)(played)
+            return vectors
+
+        return self.made(audio, at)
+
+
+def test_places_that_another_method_finds_are_heard_too(crate, track, tmp_path, monkeypatch):
+    monkeypatch.setattr("spolia.sample_search.N_NOMINEES", 1)
+    for methods, found in ((["samples"], False), (["segments"], True)):
+        given = [Misled(), Told()][: 1 + found]
+        with Library(tmp_path / "held", methods=methods, fingerprinters=given) as library:
+            library.add([crate])
+            matches = library.find_samples(track, top=5).matches
+            right = [m for m in matches if m.recording.path.endswith("1.wav")]
+            assert len(right) == found
+            if found:
+                assert right[0] is matches[0]
+                assert right[0].tempo_ratio == pytest.approx(1.05, rel=0.01)
+                assert right[0].features[16] > 1.0
+                own = right[0].recording.id
+                left = library.find_samples(track, top=5, without=[own]).matches
+                assert own not in {m.recording.id for m in left}
+                assert len({m.recording.id for m in matches}) == len(matches)
+
+
+def test_large_libraries_give_hints_by_runs():
+    held = [TWO_STAGE, "segments", "compressed", "landmarks", "samples"]
+    assert hinting(held, 3600.0) == ["segments", "landmarks"]
+    assert hinting(held, 200 * 3600.0) == [TWO_STAGE, "landmarks"]
+    assert hinting(["segments", "samples"], 200 * 3600.0) == ["segments"]
+    assert hinting(["compressed", "samples"], 3600.0) == []
+
+
+def test_hints_lie_on_the_lines_of_the_most_probable_recordings():
+    def candidate(name, probability, end=20.0):
+        line = Line(1.05, 3.0, 10.0, end, 0.8, 5.0, 4.0)
+        return Candidate(name, line, probability=probability, semitones=0.8)
+
+    found = [candidate("a", 1.0), candidate("left out", 0.9), candidate("a", 0.5)]
+    found += [candidate("b", 1e-4), candidate("c", 0.1, 12.0)]
+    found += [candidate(f"d{i}", 1e-9) for i in range(9)]
+    numbers = {name: i for i, name in enumerate(["c", "b", "a", *(f"d{i}" for i in range(9))])}
+    hints = hints_of(found, numbers)
+    assert [h.recording for h in hints] == [2, 1, 0, 3, 4, 5]
+    assert [(p.query, p.recording) for p in hints[0].pairs] == [
+        pytest.approx((15.0, 18.75)),
+        pytest.approx((15.0 - 10 / 3, 18.75 - 3.5)),
+        pytest.approx((15.0 + 10 / 3, 18.75 + 3.5)),
+    ]
+    assert len(hints[2].pairs) == 1
+    assert hints[0].near == Near(0.8, 1.05, pytest.approx(0.055))
+    assert hints[2].near.doubt == pytest.approx(0.155)
+    assert [h.word for h in hints[:4]] == [10.0, 0.0, pytest.approx(3 - np.log(9)), 0.0]
+
+
+def test_a_patch_is_looked_for_where_it_is_said_to_be(known):
+    rows = joined(known, COARSE)
+    query = np.repeat(np.repeat(np.roll(rows, 3, axis=1)[150:450], 2, axis=1), COARSE, axis=0)
+    patches, place = patches_of(query, seconds=4.0, reach=6.0), 150 * COARSE * FRAME
+    pairs = [Pair(8.0, 8.0 + place)]
+    free = patches.fit(rows, pairs)
+    told = patches.fit(rows, pairs, Near(2.0, 1.02, 0.05))
+    assert told == free
+    wrong = patches.fit(rows, pairs, Near(-4.0, 1.02, 0.05))
+    assert abs(wrong.semitones + 4) <= 2
+    assert wrong.patch_z < free.patch_z / 2
+    away = patches.fit(rows, [Pair(8.0, 8.0 + place + 3.0)], Near(3.0, 1.0, 0.05))
+    assert abs(away.pair.recording - away.pair.query - place - 3.0) < 0.5
+    assert away.patch_z < free.patch_z
+    outside = patches.fit(rows, pairs, Near(-99.0, 99.0, 0.05))
+    assert outside.semitones <= -6
+    assert outside.tempo > 1.4
+
+
+def test_hints_without_vectors_are_left_out():
+    def vectors(times):
+        values = np.eye(4, dtype=np.float32)[np.arange(len(times)) % 4]
+        return Fingerprint("samples", None, np.array(times, float), values, 20.0)
+
+    pairs = (Pair(6.0, 9.5), Pair(8.0, 11.5))
+    hints = [Hint(n, pairs, Near(1.0, 1.1, 0.1), 3.0) for n in (0, 1)]
+    stored = {0: vectors([]), 1: vectors([7.5, 8.0])}
+    query = vectors([0.0, 1.0, 2.0, 3.0, 4.0])
+    (one,) = hinted(hints, query, stored.get, seconds=4.0)
+    assert (one.recording, one.pairs, one.near, one.word) == (1, pairs, hints[1].near, 3.0)
+    assert one.score == 1.0  # of the windows that begin at 4 s and at 7.5 s
+    assert hinted(hints, vectors([]), stored.get, seconds=4.0) == []
+    found = hits_of([one, replace(one, pairs=(Pair(1.0, 1.5),))], seconds=4.0)
+    assert found.query_times.tolist() == [4.0, 0.0]
+    assert found.reference_times.tolist() == [7.5, 0.0]
+    assert len(hits_of([], seconds=4.0)) == 0

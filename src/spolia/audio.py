@@ -117,14 +117,24 @@ def is_silent(audio: Audio) -> bool:
     return len(audio) == 0 or float(np.abs(audio.samples).max()) < SILENCE_PEAK
 
 
-def check_query(audio: Audio, name: str, minimum: float) -> None:
-    """Raise AudioError where a query is too short (``minimum`` seconds) or silent."""
+def load_query(
+    source: Source | Audio, name: str | None, *, sample_rate: int, minimum: float
+) -> tuple[Audio, str]:
+    """Return a query's sound at a sample rate, and the query's name.
+
+    Raises AudioError where it is unreadable, shorter than ``minimum`` seconds or silent.
+    """
+    if isinstance(source, Audio):
+        audio, name = source.resample(sample_rate), name or "<audio>"
+    else:
+        audio, name = Audio.load(source, sample_rate=sample_rate), name or name_of(source)
     if audio.duration < minimum:
         raise AudioError(
             name, f"is {audio.duration:.1f} s long; at least {minimum:.1f} s is needed"
         )
     if is_silent(audio):
         raise AudioError(name, "is silent (nothing above -80 dBFS); give a clip with sound")
+    return audio, name
 
 
 def name_of(source: Source) -> str:

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeVar, cast
 
-from spolia.audio import Audio, Source, check_query, name_of
+from spolia.audio import Audio, Source, load_query
 from spolia.errors import ParameterError, UnknownRecording
 from spolia.fingerprints import registry
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
@@ -91,7 +91,8 @@ class Library:
             wanted = registry.default_methods(model, compressor)
         self.methods = registry.with_auxiliary([*held, *wanted])
         self._indexes: dict[str, Index] = {}
-        self._sequence = lru_cache(maxsize=512)(self._read_sequence)
+        read = self.catalog.fingerprint  # by id, method and generation, so that none is outdated
+        self._sequence = lru_cache(maxsize=512)(lambda of, method, _: read(of, method))
         self._searched = lru_cache(maxsize=1)(self._how_searched)
         self._sounds = Sounds(self.catalog.get)
 
@@ -174,10 +175,6 @@ class Library:
                 index = open_vectors(self.catalog, method, threads=self.threads)
             self._indexes[method] = index
         return index
-
-    def _read_sequence(self, recording_id: str, method: str, generation: int) -> Fingerprint:
-        """Read a fingerprint; its generation keeps older ones out of the cache."""
-        return self.catalog.fingerprint(recording_id, method)
 
     def identify(
         self,
@@ -284,6 +281,7 @@ class Library:
         self, audio: Audio, progress: Report | None = None, without: Collection[str] = ()
     ) -> SampleFinder:
         """Return what finds the samples of a track, given at the fingerprinter's sample rate."""
+        held, seconds = self._searched(self.catalog.generation), self.catalog.summary()[1]
         return sample_finder(
             audio,
             self.fingerprinter(self._chosen("samples")),
@@ -292,6 +290,7 @@ class Library:
             self._sounds,
             threads=self.threads,
             without=without,
+            others=[self._heard_by(m, audio) for m in registry.hinting(held, seconds)],
             judge=self.sample_judge,
             report=progress,
         )
@@ -346,13 +345,13 @@ class Library:
         self, source: Source | Audio, fingerprinter: Fingerprinter, name: str | None
     ) -> tuple[Audio, str]:
         """Return a query's sound as a fingerprinter takes it, and the query's name."""
-        if isinstance(source, Audio):
-            audio, name = source.resample(fingerprinter.sample_rate), name or "<audio>"
-        else:
-            audio = Audio.load(source, sample_rate=fingerprinter.sample_rate)
-            name = name or name_of(source)
-        check_query(audio, name, MINIMUM_QUERY)
-        return audio, name
+        rate = fingerprinter.sample_rate
+        return load_query(source, name, sample_rate=rate, minimum=MINIMUM_QUERY)
+
+    def _heard_by(self, method: str, audio: Audio) -> list[Candidate]:
+        """Return what a method finds in a track that was decoded for another."""
+        audio = audio.resample(self._query_fingerprinter(method).sample_rate)
+        return self.candidates(audio, method=method)
 
     def _matches(
         self,

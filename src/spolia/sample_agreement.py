@@ -21,7 +21,7 @@ import numpy.typing as npt
 from spolia.encoders import ModelCard
 from spolia.fingerprints.samples import Columns, Rows
 from spolia.sample_patches import Pair
-from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart, distinct
+from spolia.samples import CELL, N_OF_RECORDING, Nominee, apart
 from spolia.store.hits import Hits, chosen
 from spolia.store.rows import unit_vectors
 
@@ -77,8 +77,8 @@ class NodeSearch:
         """Columns of a window."""
         return int(self.card.architecture["columns"])
 
-    def nominees(self, search: Search, *, n: int) -> list[Nominee]:
-        """Return up to ``n`` places with the agreement of their best windows, the best first.
+    def nominees(self, search: Search) -> list[Nominee]:
+        """Return places with the agreement of their best windows, the best first.
 
         search: gives the hits of the track's vectors between two times, the second not included;
         they say which places are compared at all, for each stretch of the track, so that a long one
@@ -89,9 +89,7 @@ class NodeSearch:
         for first in range(0, max(1, len(self.query) - overlap), STRETCH - overlap):
             last = first + STRETCH - overlap
             found += self._agreeing(first, _places(search(first * self.hop, last * self.hop)))
-        found.sort(key=lambda nominee: -nominee.agreement)
-        places = [nominee.pairs[0].recording for nominee in found]
-        return [found[i] for i in distinct([of.recording for of in found], places, n)]
+        return sorted(found, key=lambda nominee: -nominee.agreement)
 
     def _agreeing(self, first: int, places: Hits) -> list[Nominee]:
         """Return places for the stretch of the track that begins at a column."""

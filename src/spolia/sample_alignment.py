@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from spolia.sample_patches import Bands, Floats, Pair, Patches, fast_size
+from spolia.sample_patches import Bands, Floats, Near, Pair, Patches, fast_size
 from spolia.spectral_alignment import rows_at, standing_out, vertex
 
 Samples = npt.NDArray[np.float32]
@@ -114,14 +114,16 @@ def find(
     return None if near is None else sharpened(query, recording, near, seconds=seconds)
 
 
-def rough(patches: Patches, recording: Bands, pairs: Sequence[Pair]) -> Played | None:
+def rough(
+    patches: Patches, recording: Bands, pairs: Sequence[Pair], near: Near | None = None
+) -> Played | None:
     """Return roughly how a query plays a recording, by patches around pairs of places.
 
     patches: of the query, see :func:`patches_of`; recording: levels of the whole; pairs: of one
-    sample, the likeliest first. None where nothing sounds. The place is that of the patch that fits
-    best.
+    sample, the likeliest first; near: how it is played, where that is known. None where nothing
+    sounds. The place is that of the patch that fits best.
     """
-    found = patches.fit(joined(recording, COARSE), pairs)
+    found = patches.fit(joined(recording, COARSE), pairs, near)
     if found is None:
         return None
     return Played(

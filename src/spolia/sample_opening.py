@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 from spolia.audio import Audio
 from spolia.encoders import open_classifier
 from spolia.errors import ModelError, UnknownRecording
-from spolia.fingerprints.base import Fingerprinter
+from spolia.fingerprints.base import Fingerprint, Fingerprinter
 from spolia.fingerprints.samples import Columns, SampleFingerprinter, makes_nodes
+from spolia.rivals import Candidate
 from spolia.sample_agreement import NodeSearch
+from spolia.sample_hints import hinted, hints_of
 from spolia.sample_judging import Judge
 from spolia.sample_nodes import NodeJudge
 from spolia.sample_search import Judged, Report, SampleFinder
@@ -57,41 +59,63 @@ def sample_finder(
     judge: SampleJudge | None = None,
     threads: int = 2,
     without: Collection[str] = (),
+    others: Sequence[list[Candidate]] = (),
     report: Report | None = None,
 ) -> SampleFinder:
-    """Return what answers a query by what a catalog and its files hold; see SampleFinder."""
-    search: NodeSearch | None = None
-    by_nodes: Judged | None = None
-    if makes_nodes(fingerprinter):
-        encoder = fingerprinter.encoder
-        if "nodes" not in catalog.methods() and len(index):
-            raise ModelError(
-                f"the library holds no nodes, which {encoder.path.stem} searches samples by; "
-                "run add again for its recordings"
-            )
+    """Return what answers a query by what a catalog and its files hold; see SampleFinder.
 
-        nodes = KeptNodes(catalog, index.recording_ids)
-        fingerprint, columns = fingerprinter.query_with_nodes(query)
-        search = NodeSearch(columns[0], encoder.card, nodes, len(index.recording_ids), threads)
-        if isinstance(judge, NodeJudge):
-            by_nodes = partial(judge.judged, columns, nodes=nodes, threads=threads)
-    else:
-        fingerprint = fingerprinter.fingerprint_query(query)
+    others: what other methods found in the query, the most probable first.
+    """
+    seconds = fingerprinter.segment_seconds
+    fingerprint, search, by_nodes = _by_nodes(query, fingerprinter, index, catalog, judge, threads)
+    numbers = {r: n for n, r in enumerate(index.recording_ids) if r not in without}
+    hints = [hint for found in others for hint in hints_of(found, numbers)]
+
+    @cache
+    def stored(number: int) -> Fingerprint:
+        return catalog.fingerprint(index.recording_ids[number], "samples")
+
     return SampleFinder(
         query,
         fingerprint,
         index,
         sounds,
         sketch=lambda recording_id: catalog.rows(recording_id, "sketches"),
-        seconds=fingerprinter.segment_seconds,
+        seconds=seconds,
         threads=threads,
         without=without,
         search=search,
         judged=by_nodes,
         judge=None if isinstance(judge, NodeJudge) else judge,
+        hinted=hinted(hints, fingerprint, stored, seconds=seconds),
         calibration=calibration_with(fingerprinter, judge),
         report=report,
     )
+
+
+def _by_nodes(
+    query: Audio,
+    fingerprinter: Fingerprinter,
+    index: VectorIndex,
+    catalog: Catalog,
+    judge: SampleJudge | None,
+    threads: int,
+) -> tuple[Fingerprint, NodeSearch | None, Judged | None]:
+    """Return a query's fingerprint, and what nominates and judges by nodes, if anything does."""
+    if not makes_nodes(fingerprinter):
+        return fingerprinter.fingerprint_query(query), None, None
+    encoder = fingerprinter.encoder
+    if "nodes" not in catalog.methods() and len(index):
+        raise ModelError(
+            f"the library holds no nodes, which {encoder.path.stem} searches samples by; "
+            "run add again for its recordings"
+        )
+    nodes = KeptNodes(catalog, index.recording_ids)
+    fingerprint, columns = fingerprinter.query_with_nodes(query)
+    search = NodeSearch(columns[0], encoder.card, nodes, len(index.recording_ids), threads)
+    if not isinstance(judge, NodeJudge):
+        return fingerprint, search, None
+    return fingerprint, search, partial(judge.judged, columns, nodes=nodes, threads=threads)
 
 
 def open_sample_judge(

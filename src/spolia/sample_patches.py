@@ -23,6 +23,7 @@ Complex = npt.NDArray[np.complex64]
 
 SLOWEST, QUICKEST = 0.64, 1.58  # tempo ratios that are looked for
 MOST_SEMITONES = 8
+NEAR_SEMITONES, NEAR_SECONDS = 2, 0.35  # by which what is known may be wrong
 SILENT = 1e-6  # energy below which nothing sounds
 
 
@@ -32,6 +33,15 @@ class Pair:
 
     query: float  # seconds, the middle of a patch
     recording: float  # seconds, what sounds there
+
+
+@dataclass(frozen=True)
+class Near:
+    """How a recording is played, as another method found it."""
+
+    semitones: float  # how much higher the query sounds
+    tempo: float  # seconds of the recording per second of the query
+    doubt: float  # largest error of the tempo's natural logarithm
 
 
 @dataclass(frozen=True)
@@ -76,33 +86,56 @@ class Patches:
         self._patch = lru_cache(maxsize=n_held)(self._prepared)
         self._stretches = lru_cache(maxsize=4)(self._stretched)
 
-    def fit(self, recording: Bands, pairs: Sequence[Pair]) -> Fit | None:
+    def fit(self, recording: Bands, pairs: Sequence[Pair], near: Near | None = None) -> Fit | None:
         """Return how a recording is played where pairs of places lie; None where nothing sounds.
 
         recording: its levels, rows as the query's. All patches have one pitch and tempo, which the
-        largest sum of their best correlations shows.
+        largest sum of their best correlations shows. near: where that is looked for, instead of
+        everywhere; how far it stands out is measured everywhere.
         """
+        within = self._within(near)
         spectra = {pair.recording: self._spectrum(recording, pair.recording) for pair in pairs}
         found = []
         for pair in pairs:
             patch, spectrum = self._patch(round(pair.query / self.row)), spectra[pair.recording]
             if patch is not None and spectrum is not None:
                 lines = self._lines(patch, *spectrum)
-                heights = (lines.max(2) - lines.mean()) / max(float(lines.std()), 1e-9)
-                found.append((pair, lines, heights))
+                found.append((pair, lines, max(float(lines.std()), 1e-9)))
         if not found:
             return None
-        total = np.sum([heights for *_, heights in found], axis=0)
-        i, j = (int(n) for n in np.unravel_index(int(total.argmax()), total.shape))
-        pair, lines, heights = max(found, key=lambda of: float(of[2][i, j]))
+        total = np.sum([(of.max(2) - of.mean()) / deviation for _, of, deviation in found], axis=0)
+        inner = [(of[within].max(2) - of.mean()) / deviation for _, of, deviation in found]
+        best = np.sum(inner, axis=0)
+        i, j = (int(n) for n in np.unravel_index(int(best.argmax()), best.shape))
+        (pair, lines, _), heights = max(
+            zip(found, inner, strict=True), key=lambda of: float(of[1][i, j])
+        )
+        heard = lines[within][i, j]
+        first = [axis.start or 0 for axis in within]
         return Fit(
-            i - MOST_SEMITONES,
-            float(self.tempos[j]),
-            self._placed(pair, int(lines[i, j].argmax())),
-            float(lines[i, j].max()),
-            float((total[i, j] - total.mean()) / max(float(total.std()), 1e-6)),
+            i + first[0] - MOST_SEMITONES,
+            float(self.tempos[j + first[1]]),
+            self._placed(pair, int(heard.argmax()) + first[2]),
+            float(heard.max()),
+            float((best[i, j] - total.mean()) / max(float(total.std()), 1e-6)),
             float(heights[i, j]),
         )
+
+    def _within(self, near: Near | None) -> tuple[slice, slice, slice]:
+        """Return the pitches, tempos and lags that are looked at."""
+        if near is None:
+            return slice(None), slice(None), slice(None)
+        tempo = int(np.abs(np.log(self.tempos / near.tempo)).argmin())
+        middles = round(near.semitones) + MOST_SEMITONES, tempo, self.n_lags // 2
+        sizes = 2 * MOST_SEMITONES + 1, len(self.tempos), self.n_lags
+        beside = int(np.ceil(near.doubt / np.log(self.tempos[1] / self.tempos[0])))
+        ranges = NEAR_SEMITONES, beside, max(1, round(NEAR_SECONDS / self.row))
+        held = (min(max(middle, 0), size - 1) for middle, size in zip(middles, sizes, strict=True))
+        pitches, tempos, lags = (
+            slice(max(0, middle - reach), middle + reach + 1)
+            for middle, reach in zip(held, ranges, strict=True)
+        )
+        return pitches, tempos, lags
 
     def forget(self) -> None:
         """Drop what is prepared, which would stay until the garbage collector finds the cycle."""

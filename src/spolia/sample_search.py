@@ -15,6 +15,7 @@ from spolia.blas import one_blas_thread
 from spolia.fingerprints.base import Fingerprint
 from spolia.sample_agreement import N_HITS, NodeSearch
 from spolia.sample_alignment import SAMPLE_RATE, Played, levels, patches_of, rough, sharpened
+from spolia.sample_hints import hits_of
 from spolia.sample_judging import Claim, Judge
 from spolia.sample_parts import part_of
 from spolia.sample_patches import QUICKEST, Bands
@@ -22,6 +23,7 @@ from spolia.sample_sketch import Screen
 from spolia.sample_sound import Sounds, whole
 from spolia.sample_tracing import REACH, Trace, exact
 from spolia.samples import (
+    CELL,
     UNFITTED,
     Evidence,
     Nominee,
@@ -30,8 +32,9 @@ from spolia.samples import (
     SampleMatch,
     match_of,
     nominate,
+    thinned,
 )
-from spolia.store.hits import Hits, chosen
+from spolia.store.hits import Hits, chosen, joined
 from spolia.store.vectors import VectorIndex
 
 N_NEIGHBOURS = 60  # hits per window of a query
@@ -46,6 +49,7 @@ REJECT = -3.0  # a classifier's logit below which sound is not compared: wrong 2
 N_JUDGED = 2  # pairs of a nominee, the most similar, that a classifier hears
 GATE = 3.6  # deviations of the best patch from which a recording is traced
 MOST_TRACED = 12  # recordings
+MOST_HINTED = 4  # beside them
 AROUND = 2.0  # seconds of a recording around what is played that its part depends on
 N_SKETCHES = 40  # that stay in memory
 
@@ -71,6 +75,7 @@ class SampleFinder:
         search: NodeSearch | None = None,
         judged: Judged | None = None,
         judge: Judge | None = None,
+        hinted: Sequence[Nominee] = (),
         calibration: SampleCalibration = UNFITTED,
         report: Report | None = None,
     ) -> None:
@@ -80,7 +85,8 @@ class SampleFinder:
         None, see :mod:`spolia.sample_sketch`; without: ids of recordings that are not looked for,
         such as the query's own; search: nominates places by stored nodes; judged: gives nominees
         their logits by these; judge: does so by the sound of the best, and rejects. Logits have a
-        say in what is compared and traced.
+        say in what is compared and traced. hinted: are compared too, whatever speaks for them
+        here, see :mod:`spolia.sample_hints`.
         """
         self.without = np.isin(index.recording_ids, list(without))  # by number
         self.query, self.heard = query.samples, levels(query.samples)
@@ -89,23 +95,29 @@ class SampleFinder:
         self.fingerprint, self.index, self.sounds = fingerprint, index, sounds
         self.seconds, self.threads, self.report = seconds, threads, report
         self.sketch, self.search, self.judged, self.judge = sketch, search, judged, judge
+        self.hinted = hinted
+        self.words = dict[int, float]()  # of other methods, by recording
+        for one in hinted:
+            self.words[one.recording] = max(one.word, self.words.get(one.recording, 0.0))
         self.calibration = calibration  # of probabilities
         self.nominees: list[Nominee] = []  # once they were searched, without those rejected
 
     def evidence(self) -> list[Evidence]:
-        """Return what speaks for each recording that may be sampled, the best first."""
-        if self.search:
-            nominees = self.search.nominees(partial(self.hits, N_HITS), n=N_SCREENED)
-        else:
-            hits = self.hits(N_NEIGHBOURS, 0.0, np.inf)
-            nominees = nominate(hits, seconds=self.seconds, n=N_SCREENED)
-        nominees = self.judged(nominees) if self.judged else nominees
-        screened = self.screened(nominees)
-        nominees = self._judged(screened[:N_NOMINEES])
+        """Return what speaks for each recording that may be sampled, the best first.
+
+        What another method hinted at comes behind, perhaps for a recording that is there already.
+        """
+        nominees = self._nominated()
+        hinted = [self._agreeing(hint, nominees) for hint in self.hinted]
+        nominees = thinned(nominees, N_SCREENED)
+        n = len(nominees)
+        nominees = self.judged([*nominees, *hinted]) if self.judged else [*nominees, *hinted]
+        screened = self.screened(nominees[:n])
+        nominees = self._judged([*screened[:N_NOMINEES], *nominees[n:]])
         lead, ahead = _leads(nominees, "score"), _leads(nominees, "agreement")
         left = [n for n in nominees if n.logit >= REJECT]
         self.nominees = [*left, *screened[N_NOMINEES:]]
-        best = _best_of_recordings(left, self._compared(left))[:MOST_TRACED]
+        best = _best_of_recordings(left, self._compared(left))
         with ThreadPoolExecutor(self.threads) as pool:
             every = list(pool.map(lambda item: self._traced(*item), best))
         return [
@@ -118,16 +130,36 @@ class SampleFinder:
                 nominee.agreement,
                 ahead[nominee.recording],
                 nominee.logit,
+                self.words.get(nominee.recording, 0.0),
             )
             for (nominee, _), (played, traced) in zip(best, every, strict=True)
         ]
+
+    def _nominated(self) -> list[Nominee]:
+        """Return all places that resemble the query's, those of hints among them."""
+        if self.search:
+            return self.search.nominees(partial(self.hits, N_HITS))
+        hits = self.hits(N_NEIGHBOURS, 0.0, np.inf)
+        return nominate(hits, seconds=self.seconds, n=N_SCREENED)
+
+    def _agreeing(self, hint: Nominee, nominees: Sequence[Nominee]) -> Nominee:
+        """Return a hint with the agreement of nodes about its place, 0 without nodes."""
+        near = (
+            n.agreement
+            for n in nominees
+            if n.recording == hint.recording
+            and abs(n.pairs[0].recording - hint.pairs[0].recording) < CELL
+        )
+        return replace(hint, agreement=max(near, default=0.0))
 
     def hits(self, n: int, start: float, end: float) -> Hits:
         """Return up to ``n`` hits of each window that begins between two times of the query."""
         times = self.fingerprint.times
         within = (times >= start) & (times < end)
         hits = self.index.search(self.fingerprint.values[within], times[within], n)
-        return chosen(hits, ~self.without[hits.recordings])
+        others = hits_of(self.hinted, seconds=self.seconds)
+        there = (others.query_times >= start) & (others.query_times < end)
+        return joined([chosen(hits, ~self.without[hits.recordings]), chosen(others, there)])
 
     def matches(self, *, top: int = 0, threshold: float | None = None) -> list[SampleMatch]:
         """Return the recordings that may be sampled, most probable first.
@@ -137,9 +169,12 @@ class SampleFinder:
         """
         limit = self.calibration.threshold if threshold is None else threshold
         with one_blas_thread():
-            heard = [e for e in self.evidence() if e.trace.occurrences]
-            chances = {e.recording_id: self.calibration.probability(e) for e in heard}
-            heard.sort(key=lambda e: -chances[e.recording_id])
+            chances: dict[str, float] = {}
+            heard: list[Evidence] = []
+            for chance, e in self._heard():
+                if e.recording_id not in chances:
+                    chances[e.recording_id] = chance
+                    heard.append(e)
             shown = max(top, sum(chance >= limit for chance in chances.values()))
             with ThreadPoolExecutor(self.threads) as pool:
                 parts = [*pool.map(self._part, heard[:shown]), *[None] * len(heard[shown:])]
@@ -148,6 +183,12 @@ class SampleFinder:
             match_of(self.sounds.recording(e.recording_id), e, chances[e.recording_id], part)
             for e, part in zip(heard, parts, strict=True)
         ]
+
+    def _heard(self) -> list[tuple[float, Evidence]]:
+        """Return what was traced with its probability, most probable first."""
+        heard = (e for e in self.evidence() if e.trace.occurrences)
+        found = [(self.calibration.probability(e), e) for e in heard]
+        return sorted(found, key=lambda item: -item[0])
 
     def others(self, named: Iterable[str]) -> list[tuple[str, float]]:
         """Return ids and promise of recordings that are nominated but not named."""
@@ -202,7 +243,7 @@ class SampleFinder:
             return None
         known, origin = sound
         pairs = [replace(p, recording=p.recording - origin) for p in nominee.pairs]
-        played = rough(self.patches, known, pairs)
+        played = rough(self.patches, known, pairs, nominee.near)
         return None if played is None else replace(played, offset=played.offset + origin)
 
     def _traced(self, nominee: Nominee, played: Played) -> tuple[Played, Trace]:
@@ -271,15 +312,21 @@ def _in_turn(
 def _best_of_recordings(
     nominees: Sequence[Nominee], played: Iterable[Played | None]
 ) -> list[tuple[Nominee, Played]]:
-    """Return each recording's best place that stands out, the best recording first."""
-    best: dict[int, tuple[Nominee, Played]] = {}
+    """Return the best recordings' best places that stand out, the best recording first.
+
+    Those that were looked for where another method found them come behind.
+    """
+    best: dict[tuple[bool, int], tuple[Nominee, Played]] = {}
     for nominee, one in zip(nominees, played, strict=True):
         if one is None or one.patch_z < GATE:
             continue
-        held = best.get(nominee.recording)
+        key = nominee.near is not None, nominee.recording
+        held = best.get(key)
         if held is None or _promise(nominee, one) > _promise(*held):
-            best[nominee.recording] = nominee, one
-    return sorted(best.values(), key=lambda item: -_promise(*item))
+            best[key] = nominee, one
+    ordered = sorted(best.values(), key=lambda item: -_promise(*item))
+    searched = [item for item in ordered if item[0].near is None][:MOST_TRACED]
+    return [*searched, *[item for item in ordered if item[0].near is not None][:MOST_HINTED]]
 
 
 def _rough(nominee: Nominee) -> float:

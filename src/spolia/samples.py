@@ -20,7 +20,7 @@ from spolia.errors import ParameterError
 from spolia.fingerprints.base import Fingerprint
 from spolia.recording import Recording
 from spolia.sample_alignment import Played
-from spolia.sample_patches import Pair
+from spolia.sample_patches import Near, Pair
 from spolia.sample_tracing import Occurrence, Trace
 from spolia.store.hits import Hits
 
@@ -34,7 +34,8 @@ CELL = 6.0  # seconds of a recording within which hits are of one place
 N_OF_RECORDING = 3  # places that may be nominated
 N_PAIRS = 3  # places of the query that vouch for a nominee
 PAIRS_APART = 1.5  # seconds between them
-N_FEATURES = 17
+N_FEATURES = 18
+MOST_DEVIATIONS = 12.0  # by which a pitch and tempo stand out, as far as that counts
 
 
 def transformation(semitones: float, tempo_ratio: float) -> Transformation:
@@ -67,6 +68,8 @@ class Nominee:
     agreement: float = 0.0  # of nodes at the first, in deviations; 0: not compared
     logit: float = 0.0  # that its sound is heard, by a classifier; 0: not judged
     standing: float = 0.0  # of its sketch, in deviations; 0: it has none
+    near: Near | None = None  # how it is played, where another method found it,
+    word: float = 0.0  # and what that says of it, see sample_hints
 
 
 def nominate(hits: Hits, *, seconds: float, n: int) -> list[Nominee]:
@@ -101,6 +104,12 @@ def distinct(recordings: Sequence[int], places: Sequence[float], n: int) -> list
     return kept
 
 
+def thinned(nominees: Sequence[Nominee], n: int) -> list[Nominee]:
+    """Return the first ``n`` nominees, their places as far apart as :func:`distinct` has them."""
+    places = [nominee.pairs[0].recording for nominee in nominees]
+    return [nominees[i] for i in distinct([of.recording for of in nominees], places, n)]
+
+
 def apart(query: Floats, reference: Floats) -> tuple[Pair, ...]:
     """Return the first pairs at different times of the query."""
     kept: list[Pair] = []
@@ -124,31 +133,34 @@ class Evidence:
     agreement: float = 0.0  # of the nominee
     ahead: float = 0.0  # of the best of another recording
     logit: float = 0.0  # of the nominee
+    word: float = 0.0  # what another method says of the recording, see sample_hints
 
 
 def features(evidence: Sequence[Evidence]) -> Floats:
-    """Return what the logistic function sees [shape=(n, 17)].
+    """Return what the logistic function sees [shape=(n, 18)].
 
     One, the similarity and its lead, how far pitch and tempo stand out for all patches and for the
     best, the correlation there, how far the places stand out, best and pooled, the agreement of
     nodes, how far it is ahead, 0 of an encoder without short ones; whether the recording is
     untouched, at another speed, stretched or pitched, none of them where it is both, and by how
     much tempo and pitch differ, in octaves: what is found by chance has any pitch and tempo, what
-    is sampled mostly one of its own; and the logit of a classifier, 0 without one.
+    is sampled mostly one of its own; what another method says of the recording, 0 where that is
+    little or nothing; and the logit of a classifier, 0 without one.
     """
     rows = [
         (
             1.0,
             e.score,
             e.lead,
-            e.played.z,
-            e.played.patch_z,
+            min(e.played.z, MOST_DEVIATIONS),
+            min(e.played.patch_z, MOST_DEVIATIONS),
             e.played.correlation,
             np.log1p(max(e.trace.z, 0.0)),
             np.log1p(max(e.trace.pooled, 0.0)),
             np.log1p(max(e.agreement, 0.0)),
             np.sign(e.ahead) * np.log1p(abs(e.ahead)),
             *changes(e.played.semitones, e.played.tempo),
+            e.word,
             e.logit,
         )
         for e in evidence
@@ -201,7 +213,7 @@ class SampleCalibration:
 # Without a fit: a guess by which one sample-free track in ten seems to sample something. A
 # classifier's logit counts half, since it hears much of what the similarity says already.
 UNFITTED = SampleCalibration(
-    (-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5, 0.5, *[0.0] * 6, 0.5), 0.9
+    (-13.5, 2.0, 2.0, 0.3, 0.8, 2.0, 0.5, 0.5, 0.5, 0.5, *[0.0] * 6, 0.3, 0.5), 0.9
 )
 
 

@@ -187,7 +187,7 @@ def evaluate_samples(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="samples, segments, compressed, landmarks or random.")
+        str, typer.Option(help="samples (+segments), segments, compressed, landmarks or random.")
     ] = "samples",
     model: Annotated[
         str | None,
@@ -219,7 +219,7 @@ def evaluate_samples(
     """Measure what is found of samples in made tracks or in Sample100; prints a table."""
     if sample100 and calibrate:
         raise typer.BadParameter("--calibrate needs sample-free tracks; give --corpus")
-    if classifier and method != "samples":
+    if classifier and not method.startswith("samples"):
         raise typer.BadParameter("--classifier judges what the method samples finds")
     benchmark = _sample_benchmark(
         corpus or [], sample100, folder, distractors or [], tracks, free, split, lengths, seed
@@ -280,7 +280,7 @@ def _measure_samples(
     held = sample_running.held_for(method)
     with Bar("tracks") as bar:
         tracks = benchmark.make(bar.show)
-    with Library(library, methods=[held], threads=threads, **models) as opened:
+    with Library(library, methods=held, threads=threads, **models) as opened:
         classifier = opened.sample_judge and opened.sample_judge.model_id
         find = benchmark.finder(opened, _filled(benchmark, opened), method)
         name = sample_running.journal_name(plan, method, repr(opened), classifier)

@@ -28,6 +28,7 @@ from spolia.evaluation.samples import (
     by_samples,
     relevant,
 )
+from spolia.fingerprints.registry import HINTING
 from spolia.ingest import find_files
 from spolia.library import Library
 from spolia.production.crate import Crate, open_crate
@@ -105,10 +106,10 @@ class SampleBenchmark(ABC):
 
     def finder(self, library: Library, file_of: dict[str, str], method: str) -> Finder:
         """Return what ranks recordings by a method."""
-        held_for(method)
+        first = held_for(method)[0]
         if method == "random":
             return by_chance(sorted(file_of.values()), self.plan.seed)
-        if method == "samples":
+        if first == "samples":
             return by_samples(library, file_of)
         return by_method(library, file_of, method)
 
@@ -213,16 +214,24 @@ class SampleEvaluation(SampleBenchmark):
         return replace(ranked, repeats=heard)
 
 
-def held_for(method: str) -> str:
-    """Return the library's method that one asks; raises ParameterError for an unknown one."""
-    if method not in METHODS:
-        raise ParameterError(f"unknown method {method!r}; choose from: {', '.join(METHODS)}")
-    return "segments" if method == "random" else method
+def held_for(method: str) -> list[str]:
+    """Return the library's methods that one asks; raises ParameterError for an unknown one.
+
+    "samples+segments" and the like: of samples, where others say where to listen.
+    """
+    first, *others = method.split("+")
+    if first not in METHODS or (others and (first != "samples" or not {*others} <= {*HINTING})):
+        hinted = ", ".join(f"samples+{of}" for of in (*HINTING, "+".join(HINTING)))
+        raise ParameterError(
+            f"unknown method {method!r}; choose from: {', '.join(METHODS)}, {hinted}"
+        )
+    return ["segments"] if method == "random" else [first, *others]
 
 
 def journal_name(*facts: Any) -> str:
-    """Return the name of a journal that depends on everything given."""
-    return f"samples-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.jsonl"
+    """Return the name of a journal that depends on everything given, and on what evidence is."""
+    digest = hashlib.sha256(repr((N_FEATURES, *facts)).encode())
+    return f"samples-{digest.hexdigest()[:12]}.jsonl"
 
 
 def _read(journal: Path) -> dict[str, SampleOutcome]:

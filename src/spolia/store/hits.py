@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,11 @@ def chosen(hits: Hits, wanted: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) ->
         hits.reference_times[wanted],
         hits.scores[wanted],
     )
+
+
+def joined(parts: Sequence[Hits]) -> Hits:
+    """Return several hits as one."""
+    return Hits(*(np.concatenate([getattr(of, f.name) for of in parts]) for f in fields(Hits)))
 
 
 NO_HITS = Hits(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, np.float32))
