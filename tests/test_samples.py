@@ -730,3 +730,21 @@ def test_hints_without_vectors_are_left_out():
     assert found.query_times.tolist() == [4.0, 0.0]
     assert found.reference_times.tolist() == [7.5, 0.0]
     assert len(hits_of([], seconds=4.0)) == 0
+
+
+def test_of_long_tracks_other_methods_hear_no_other_pitches(crate, track, tmp_path, monkeypatch):
+    class Counting(Told):
+        query_changes, heard = (UNCHANGED, UNCHANGED), []
+
+        def fingerprint_query(self, audio, change=UNCHANGED):
+            self.heard.append(audio.duration)
+            return self.made(audio, path(99, self.step))
+
+    given = [Misled(), Counting()]
+    with Library(tmp_path / "held", fingerprinters=given) as library:
+        library.add([crate])
+        for longest, n in ((90.0, 3), (29.0, 1)):
+            monkeypatch.setattr("spolia.library.LONGEST_SHIFTED", longest)
+            Counting.heard.clear()
+            library.sample_finder(Audio.load(track, sample_rate=RATE))
+            assert Counting.heard == [30.0] * n

@@ -19,6 +19,7 @@ from spolia.ingest import AddReport, Progress, ingest
 from spolia.placing import confirmed, limit_of, place
 from spolia.recording import Recording
 from spolia.rivals import Candidate, Place, best_per_recording, judged, rivals_removed
+from spolia.sample_hints import LONGEST_SHIFTED
 from spolia.sample_opening import SampleJudge, open_sample_judge, sample_finder
 from spolia.sample_search import Report, SampleFinder
 from spolia.sample_sound import Sounds
@@ -91,8 +92,7 @@ class Library:
             wanted = registry.default_methods(model, compressor)
         self.methods = registry.with_auxiliary([*held, *wanted])
         self._indexes: dict[str, Index] = {}
-        read = self.catalog.fingerprint  # by id, method and generation, so that none is outdated
-        self._sequence = lru_cache(maxsize=512)(lambda of, method, _: read(of, method))
+        self._sequence = lru_cache(maxsize=512)(lambda r, m, _: self.catalog.fingerprint(r, m))
         self._searched = lru_cache(maxsize=1)(self._how_searched)
         self._sounds = Sounds(self.catalog.get)
 
@@ -233,12 +233,14 @@ class Library:
         decided = partial(self.decided, method=method, threshold=threshold)
         return confirmed(candidates, lambda c: self.place(audio, c), confirmation, decided)
 
-    def candidates(self, audio: Audio, *, method: str | None = None) -> list[Candidate]:
-        """Return all candidate lines of a query, most probable first."""
+    def candidates(
+        self, audio: Audio, *, method: str | None = None, shifted: bool = True
+    ) -> list[Candidate]:
+        """Return all candidate lines of a query, most probable first; shifted: at other pitches."""
         searcher = self._searcher(self._chosen(method))
         fingerprinter = searcher.fingerprinter
         candidates = searcher.search([fingerprinter.fingerprint_query(audio)])[0]
-        if not is_sure(candidates, audio.duration):
+        if shifted and not is_sure(candidates, audio.duration):
             changes = fingerprinter.query_changes
             changed = [fingerprinter.fingerprint_query(audio, change) for change in changes]
             for change, of in zip(changes, searcher.search(changed), strict=True):
@@ -351,7 +353,7 @@ class Library:
     def _heard_by(self, method: str, audio: Audio) -> list[Candidate]:
         """Return what a method finds in a track that was decoded for another."""
         audio = audio.resample(self._query_fingerprinter(method).sample_rate)
-        return self.candidates(audio, method=method)
+        return self.candidates(audio, method=method, shifted=audio.duration <= LONGEST_SHIFTED)
 
     def _matches(
         self,
@@ -377,8 +379,7 @@ class Library:
         ]
 
     def _find(self, audio: Audio, method: str, threshold: float | None, top: int) -> list[Match]:
-        candidates = self.candidates(audio, method=method)
-        candidates = self.confirmed(audio, candidates, method, threshold)
+        candidates = self.confirmed(audio, self.candidates(audio, method=method), method, threshold)
         return self._matches(audio, candidates, method, threshold, top)
 
     def _steadily(self, find: Callable[[], T]) -> T:

@@ -19,6 +19,7 @@ from spolia.samples import N_PAIRS, PAIRS_APART, Nominee
 from spolia.store.hits import Hits
 
 N_HINTS = 6  # recordings of each method
+LONGEST_SHIFTED = 90.0  # seconds of a track up to which other methods listen at other pitches, too
 FROM_ODDS, MOST_SAID = -3.0, 10.0  # log odds (one in twenty) from which a method is heard; cap
 LEAST_DOUBT, DOUBT = 0.03, 0.25  # of a tempo's logarithm, and for a line of one second more
 
