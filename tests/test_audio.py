@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from spolia.audio import AUDIO_SUFFIXES, Audio, Tags, check_query, is_silent, read_tags, stream
+from spolia.audio import AUDIO_SUFFIXES, Audio, Tags, is_silent, load_query, read_tags, stream
 from spolia.encoding import encode, write_wav
 from spolia.errors import AudioError, ParameterError
 
@@ -217,14 +217,20 @@ def test_bytes_are_named(tmp_path):
         Audio.load(b"")
 
 
-def test_too_short_and_silent_queries():
+def test_queries_have_a_name_and_a_rate_and_are_neither_short_nor_silent(tmp_path):
+    at = {"sample_rate": 8000, "minimum": 1.0}
     with pytest.raises(AudioError, match=r"clip\.wav: is 0\.4 s long; at least 1\.0 s is needed"):
-        check_query(noise(0.4), "clip.wav", 1.0)
+        load_query(noise(0.4), "clip.wav", **at)
     silence = Audio(np.zeros(16000, "f"), 16000)
     assert is_silent(silence)
     with pytest.raises(AudioError, match="is silent"):
-        check_query(silence, "clip.wav", 1.0)
-    check_query(noise(1.0), "clip.wav", 1.0)
+        load_query(silence, "clip.wav", **at)
+    heard, name = load_query(noise(1.0), None, **at)
+    assert (heard.sample_rate, heard.duration, name) == (8000, 1.0, "<audio>")
+    write_wav(tmp_path / "clip.wav", noise(1.0))
+    heard, name = load_query(tmp_path / "clip.wav", None, **at)
+    assert (heard.sample_rate, name) == (8000, str(tmp_path / "clip.wav"))
+    assert load_query(tmp_path / "clip.wav", "mine", **at)[1] == "mine"
 
 
 def test_samples_are_checked():
