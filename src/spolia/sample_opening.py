@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import cast
 
 from spolia.audio import Audio
@@ -71,7 +71,6 @@ def sample_finder(
     numbers = {r: n for n, r in enumerate(index.recording_ids) if r not in without}
     hints = [hint for found in others for hint in hints_of(found, numbers)]
 
-    @cache
     def stored(number: int) -> Fingerprint:
         return catalog.fingerprint(index.recording_ids[number], "samples")
 

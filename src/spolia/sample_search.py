@@ -169,12 +169,11 @@ class SampleFinder:
         """
         limit = self.calibration.threshold if threshold is None else threshold
         with one_blas_thread():
-            chances: dict[str, float] = {}
-            heard: list[Evidence] = []
+            best: dict[str, tuple[float, Evidence]] = {}
             for chance, e in self._heard():
-                if e.recording_id not in chances:
-                    chances[e.recording_id] = chance
-                    heard.append(e)
+                best.setdefault(e.recording_id, (chance, e))
+            chances = {name: chance for name, (chance, _) in best.items()}
+            heard = [e for _, e in best.values()]
             shown = max(top, sum(chance >= limit for chance in chances.values()))
             with ThreadPoolExecutor(self.threads) as pool:
                 parts = [*pool.map(self._part, heard[:shown]), *[None] * len(heard[shown:])]

@@ -39,15 +39,11 @@ class LeftOutBatchMaker(SampleBatchMaker):
     def draw(self, step: int, *, seed: int) -> Batch:
         """Return the batch of a step: its positives hold their anchors and one part more."""
         rng, (groups, files, starts) = self.begin(step, seed)
-        assert self.stems is not None
         geometry = self.geometry
         first = starts + geometry.context + geometry.shift
         within = first - self.first[files] + self.stems_first[files]
         shift = torch.randint(geometry.shift + 1, (len(groups),), generator=rng, device=self.device)
-        here, later = (
-            torch.stack([self._cut(stem, at, geometry.source) for stem in self.stems], dim=1)
-            for at in (within, within + shift)
-        )
+        here, later = (self._parts(at, geometry.source) for at in (within, within + shift))
         heard = _heard(here)
         rows = heard.sum(1) >= 2
         here, later, heard = here[rows], later[rows], heard[rows]

@@ -104,7 +104,7 @@ class SampleBatchMaker(BatchMaker):
         begin = self.stems_first[places.files]
         used = chance(rows, config.stems, source, rng) & (begin >= 0)
         begin = torch.where(used, begin + within, torch.zeros_like(begin))
-        parts = torch.stack([self._cut(stem, begin, signal.shape[1]) for stem in self.stems], 1)
+        parts = self._parts(begin, signal.shape[1])
         audible = AUDIBLE * signal.square().mean(1)
         sets = [_choose_parts(rows, source, rng)]
         if config.apart:
@@ -116,6 +116,11 @@ class SampleBatchMaker(BatchMaker):
             heard = used & (sound.square().mean(1) > audible)
             found.append(torch.where(heard[:, None, None], self.log_bands(sound), source))
         return found
+
+    def _parts(self, starts: Tensor, length: int) -> Tensor:
+        """Return all parts of rows that begin there in the stems [shape=(n_rows, 4, length)]."""
+        assert self.stems is not None
+        return torch.stack([self._cut(stem, starts, length) for stem in self.stems], dim=1)
 
     def _produced(self, sampled: Tensor, config: SamplingConfig, rng: torch.Generator) -> Tensor:
         """Return sampled windows as a producer leaves them [shape=(n_rows, n_bands, n_frames)]."""
