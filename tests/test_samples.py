@@ -25,7 +25,7 @@ from spolia.degradation import change_speed, shift_pitch, stretch
 from spolia.encoding import write_wav
 from spolia.errors import AudioError, ParameterError
 from spolia.fingerprints.base import UNCHANGED, Fingerprint
-from spolia.fingerprints.registry import TWO_STAGE, hinting
+from spolia.fingerprints.registry import TWO_STAGE
 from spolia.labels import audacity, sonic_visualiser, table, write_labels
 from spolia.library import Library
 from spolia.recording import Recording
@@ -55,6 +55,7 @@ from spolia.samples import (
     nominate,
     transformation,
 )
+from spolia.searching import hinting
 from spolia.store.hits import NO_HITS, Hits
 
 RATE = SAMPLE_RATE

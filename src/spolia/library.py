@@ -31,6 +31,7 @@ from spolia.searching import (
     Searcher,
     SegmentSearcher,
     TwoStageSearcher,
+    hinting,
 )
 from spolia.sketches import SketchFingerprinter
 from spolia.store.catalog import Catalog
@@ -276,8 +277,7 @@ class Library:
         audio, name = self._query(source, self.fingerprinter(self._chosen("samples")), name)
         find = partial(self.sample_finder, without=without)
         ask = partial(asked, find, audio, name, top=top, threshold=threshold, report=progress)
-        answer = self._steadily(ask)
-        return replace(answer, seconds=time.perf_counter() - started)
+        return replace(self._steadily(ask), seconds=time.perf_counter() - started)
 
     def sample_finder(
         self, audio: Audio, progress: Report | None = None, without: Collection[str] = ()
@@ -292,7 +292,7 @@ class Library:
             self._sounds,
             threads=self.threads,
             without=without,
-            others=[self._heard_by(m, audio) for m in registry.hinting(held, seconds)],
+            others=[self._heard_by(m, audio) for m in hinting(held, seconds)],
             judge=self.sample_judge,
             report=progress,
         )

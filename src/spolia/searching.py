@@ -15,12 +15,13 @@ from typing import Protocol
 from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
+from spolia.fingerprints.registry import HINTING, TWO_STAGE
 from spolia.identify import joined, match_landmarks, match_segments, spacing, windows
 from spolia.rivals import Candidate, same_sound
 from spolia.spectral_alignment import MOST_LAG
 from spolia.store.hits import Hits
 from spolia.store.postings import PostingsIndex
-from spolia.store.vectors import VectorIndex
+from spolia.store.vectors import EXACT_BELOW, VectorIndex
 
 N_NEIGHBOURS = 30  # hits per query vector
 SEARCH_SPACING = 0.25  # seconds between query vectors that are searched; all are aligned
@@ -30,8 +31,15 @@ N_RUN_NEIGHBOURS = 100  # hits per run of a query
 FULL_SEARCH = 10.0  # seconds of a query beyond which fewer candidates are read, but at least
 LEAST_CANDIDATES = 60
 BRIEF = 20  # vectors of a query (3.4 s, 5.8 s changed) up to which two stages search all as well
+LARGE = 0.5 * EXACT_BELOW  # seconds of recordings, a segment vector each half
 
 Stored = Callable[[str], Fingerprint]  # a recording's id → its segment vectors
+
+
+def hinting(held: Sequence[str], seconds: float) -> list[str]:
+    """Return by what a library says where samples may be; seconds: of its recordings."""
+    by_segments = TWO_STAGE if seconds >= LARGE and TWO_STAGE in held else HINTING[0]
+    return [m for m in (by_segments, *HINTING[1:]) if m in held]
 
 
 class Searcher(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from spolia.errors import ParameterError
@@ -19,7 +19,6 @@ AUXILIARY = {"samples": ("sketches", "nodes")}  # what comes with a method, and 
 UNSEARCHED = frozenset(name for names in AUXILIARY.values() for name in names)
 TWO_STAGE = "compressed+segments"  # runs name candidates, segments say where
 HINTING = ("segments", "landmarks")  # methods whose matches samples are looked for at, too
-LARGE = 500_000.0  # seconds of recordings, a million segment vectors, from which runs name these
 
 
 def with_auxiliary(methods: Iterable[str]) -> list[str]:
@@ -52,12 +51,6 @@ def searched(counts: Mapping[str, int]) -> list[str]:
             order[0],
         )
     return order
-
-
-def hinting(held: Sequence[str], seconds: float) -> list[str]:
-    """Return by what a library says where samples may be; seconds: of its recordings."""
-    by_segments = TWO_STAGE if seconds >= LARGE and TWO_STAGE in held else HINTING[0]
-    return [m for m in (by_segments, *HINTING[1:]) if m in held]
 
 
 def default_methods(model: str | None, compressor: str | None) -> tuple[str, ...]:
