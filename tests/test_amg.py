@@ -370,16 +370,16 @@ class Known:
 class KnownRuns(Known, amg.Runs):
     """The same of runs, by recording or by place."""
 
-    def __init__(self, *, by_place):
+    def __init__(self, *, made):
         super().__init__()
-        self.by_place = by_place
+        self.made = made
 
 
 def test_sums_by_recording_are_not_said_to_be_at_the_beginning():
     bench = bench_of(["a", "b"])
     alone, placed, other = (
         bench.measure(system)
-        for system in (KnownRuns(by_place=False), KnownRuns(by_place=True), Known())
+        for system in (KnownRuns(made=None), KnownRuns(made=object()), Known())
     )
     assert alone.top1 == placed.top1 == other.top1
     assert alone.near == {}
@@ -398,7 +398,7 @@ def test_queries_of_one_recording_do_not_narrow_the_interval_of_places():
 
 def test_queries_without_vectors_are_counted_as_not_found():
     bench = bench_of(["a", "b", "c", "d"], silent=(1, 3))
-    for system in (Known(), KnownRuns(by_place=True), Known(recalls=True)):
+    for system in (Known(), KnownRuns(made=object()), Known(recalls=True)):
         measured = bench.measure(system)
         assert (measured.top1["5"].value, measured.top1["5"].n) == (0.5, 4)
         assert measured.near["5"].n == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +18,9 @@ from spolia.coarse import (
     Neighbourhood,
     candidates,
     local_hits,
+    placed,
     recording_scores,
+    rough_lines,
 )
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
@@ -192,6 +196,56 @@ def test_two_stages_find_recording_and_exact_offset(fingerprinter, seconds):
         line = propose(found, resolution=HOP, n_lines=3)[0]
         assert line.recording == number
         assert line.offset + line.speed * seconds / 2 == pytest.approx(start + seconds / 2, abs=HOP)
+
+
+@pytest.mark.parametrize("half_overlap", [False, True])
+@pytest.mark.parametrize("seconds", [3.0, 6.0, 12.0, 25.0])
+def test_segments_held_against_runs_say_where(fingerprinter, seconds, half_overlap):
+    stored = [sequence(seed, 60.0) for seed in range(30)]
+    maker = CompressedFingerprinter(
+        fingerprinter.segments, MeanCompressor(), half_overlap=half_overlap
+    )
+    for number, start in ((7, 13.3), (21, 30.9), (0, 2.05), (3, 0.0)):
+        query = clip(number, start, seconds)
+        places = candidates(search(maker, stored, query), span=SPAN)
+        found = placed(query, places, lambda i: maker.derive(stored[i]), span=SPAN)
+        assert found[0].recording == number
+        assert found[0].offset == pytest.approx(start, abs=0.5)
+        assert 0.6 < found[0].score < 1.05
+        assert all(one.score >= other.score for one, other in pairwise(found))
+        offsets = sorted(place.offset for place in found if place.recording == number)
+        assert all(later - sooner >= SPAN / 2 - 1e-6 for sooner, later in pairwise(offsets))
+
+
+def test_a_query_that_begins_before_the_recording_fits_by_what_is_in_it(fingerprinter):
+    stored, runs = sequence(0, 60.0), fingerprinter.derive(sequence(0, 60.0))
+    late = clip(0, 0.0, 12.0)
+    query = replace(late, times=late.times + 9.0, duration=21.0)
+    before = replace(clip(1, 0.0, 10.0), duration=21.0)
+    both = replace(
+        query,
+        times=np.concatenate([before.times, query.times]),
+        values=np.concatenate([before.values, query.values]),
+    )
+    place = Neighbourhood(0, -7.0, 1.0)
+    (found,) = placed(both, [place], lambda _: runs, span=SPAN)
+    assert found.offset == pytest.approx(-9.0, abs=0.3)
+    assert found.score < placed(query, [place], lambda _: runs, span=SPAN)[0].score
+    nowhere = [Neighbourhood(0, offset, 1.0) for offset in (500.0, -500.0)]
+    assert placed(query, nowhere, lambda _: runs, span=SPAN) == []
+    silent = sequence(0, 60.0, silent=[(0.0, 60.0)])
+    assert placed(query, [place], lambda _: fingerprinter.derive(silent), span=SPAN) == []
+    assert len(stored) > len(runs)
+
+
+def test_a_line_by_runs_ends_with_its_window():
+    whole = clip(0, 0.0, 50.0)
+    inside = (whole.times >= 15.0) & (whole.times < 45.0)
+    window = replace(whole, times=whole.times[inside], values=whole.values[inside])
+    ((recording, line),) = rough_lines(window, [Neighbourhood(4, 3.0, 0.8)], segment=1.0)
+    assert (recording, line.query_start, line.offset) == (4, 15.0, 3.0)
+    assert line.query_end == pytest.approx(45.875)
+    assert line.evidence == pytest.approx(0.5 * 30.875)
 
 
 def test_each_run_counts_once_at_a_place():

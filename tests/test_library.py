@@ -577,6 +577,7 @@ def test_a_damaged_fingerprint_is_made_anew_by_what_needs_it(library, crate):
 
     class Thinned(BandEnergies):
         method, derives_from, span_seconds = "thinned", "segments", 1.0
+        underlying = BandEnergies()
 
         def derive(self, fingerprint):
             return replace(fingerprint, method=self.method)

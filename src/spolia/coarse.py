@@ -2,7 +2,8 @@
 
 Run vectors of a query find stored runs, and with them (recording, offset) candidates that are good
 to about half a run. Of each candidate only the stored segment vectors around it are read and
-compared with the query's: their hits go the way of an exhaustive search's.
+compared with the query's: their hits go the way of an exhaustive search's. Where runs are all that
+is stored, the query's segment vectors are held against them at every offset instead.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from spolia.store.hits import NO_HITS, Hits
 N_CANDIDATES = 200  # places of recordings whose segments are read
 N_LOCAL = 4  # stored vectors of each candidate that become hits of a query vector
 RELATED = 0.3  # similarity below which a hit says nothing
+PLACE_STEP = 0.1  # seconds between offsets at which a query is held against stored runs
 
 
 class Neighbourhood(NamedTuple):
@@ -66,20 +68,53 @@ def recording_scores(hits: Hits) -> dict[int, float]:
     return {int(i): float(totals[i]) for i in np.unique(hits.recordings)}
 
 
-def rough_lines(hits: Hits, query: Fingerprint, *, span: float) -> list[tuple[int, Line]]:
-    """Return (recording, line) of the places where most runs of a query found stored runs.
+def placed(
+    query: Fingerprint,
+    places: Sequence[Neighbourhood],
+    sequence: Callable[[int], Fingerprint],
+    *,
+    span: float,
+) -> list[Neighbourhood]:
+    """Return where around candidates a query's segment vectors fit the stored runs, best first.
 
-    Runs alone say nothing of the speed: it is 1. The score is the mean over the query's runs of
-    the best similarity at the place, the evidence its excess over RELATED in seconds.
+    sequence: the stored runs of a recording, by its position. A run is about the mean of the
+    vectors in it, so that a query fits at the offset at which the sum of those of its vectors that
+    fall into each run points the run's way. The score is the mean similarity of a vector and the
+    run that it falls into, as a share of the similarity of a vector and its neighbours' mean,
+    which is the most that a run could have in common with it.
     """
-    n_runs = max(len(query), 1)
-    start = float(query.times[0]) if len(query) else 0.0
-    seconds = max(query.duration - start, 1e-6)
+    offsets: dict[int, list[float]] = {}
+    for place in places:
+        offsets.setdefault(place.recording, []).append(place.offset)
+    most = _coherence(query, span)
+    reach = np.arange(-round(span / PLACE_STEP), round(span / PLACE_STEP) + 1)
     found = []
-    for place in candidates(hits, span=span):
-        score = place.score / n_runs
-        evidence = max(score - RELATED, 0.0) * seconds
-        line = Line(1.0, place.offset, start, start + seconds, score, seconds, evidence)
+    for recording, near in offsets.items():
+        steps = np.round(np.array(near)[:, None] / PLACE_STEP).astype(np.int64) + reach
+        grid = PLACE_STEP * np.unique(steps)
+        fit = _fit(query, sequence(recording), grid, span) / most
+        for _ in near:
+            best = int(fit.argmax())
+            if fit[best] > 0:
+                found.append(Neighbourhood(recording, float(grid[best]), float(fit[best])))
+            fit[np.abs(grid - grid[best]) < span / 2] = 0.0
+    return sorted(found, key=lambda place: -place.score)
+
+
+def rough_lines(
+    query: Fingerprint, places: Sequence[Neighbourhood], *, segment: float
+) -> list[tuple[int, Line]]:
+    """Return (recording, line) of the places where a query fits stored runs; segment: seconds.
+
+    Runs alone say nothing of the speed: it is 1. The evidence is the score's excess over RELATED in
+    seconds.
+    """
+    start = float(query.times[0])
+    seconds = max(min(query.duration, float(query.times[-1]) + segment) - start, 1e-6)
+    found = []
+    for place in places:
+        evidence = max(place.score - RELATED, 0.0) * seconds
+        line = Line(1.0, place.offset, start, start + seconds, place.score, seconds, evidence)
         found.append((place.recording, line))
     return found
 
@@ -120,6 +155,33 @@ def local_hits(
         stored_times[columns],
         similarity[rows, columns].astype(np.float32),
     )
+
+
+def _fit(
+    query: Fingerprint, stored: Fingerprint, offsets: npt.NDArray[np.float64], span: float
+) -> npt.NDArray[np.float64]:
+    """Return the mean similarity of a query's vectors and the stored runs they fall into.
+
+    offsets: seconds of the recording at the query's beginning, ascending. Vectors that fall into
+    none count as 0; of those that fall into two, runs overlapping, both count by half.
+    """
+    ends = offsets[0] + query.times[0] - span, offsets[-1] + query.times[-1] + PLACE_STEP
+    inside = slice(*stored.times.searchsorted(ends).tolist())
+    similarity = query.values @ stored.values[inside].T
+    sums = np.concatenate([np.zeros((1, similarity.shape[1])), similarity.cumsum(0)])
+    begins = stored.times[inside] - offsets[:, None] - PLACE_STEP / 100  # in the query's seconds
+    first, last = query.times.searchsorted(begins), query.times.searchsorted(begins + span)
+    run = np.arange(similarity.shape[1])
+    total = (sums[last, run] - sums[first, run]).sum(1)
+    return np.asarray(total / np.maximum((last - first).sum(1), len(query)))
+
+
+def _coherence(query: Fingerprint, span: float) -> float:
+    """Return the mean similarity of a query's vectors and the direction of those within a span."""
+    of = ((query.times - query.times[0]) / span).astype(np.int64)
+    sums = np.zeros((int(of[-1]) + 1, query.values.shape[1]))
+    np.add.at(sums, of, query.values)
+    return max(float(np.linalg.norm(sums, axis=1).sum()) / len(query), 1e-6)
 
 
 def _strongest(

@@ -12,7 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spolia.coarse import N_CANDIDATES, candidates, local_hits, rough_lines
+from spolia.coarse import (
+    N_CANDIDATES,
+    Neighbourhood,
+    candidates,
+    local_hits,
+    placed,
+    rough_lines,
+)
 from spolia.delay import Delay
 from spolia.fingerprints.base import Derived, Fingerprint, Fingerprinter
 from spolia.fingerprints.registry import HINTING, TWO_STAGE
@@ -112,12 +119,11 @@ class SegmentSearcher:
 
 
 class CompressedSearcher:
-    """Compares every run of a query with every stored run; places are good to half a run."""
+    """Compares every run of a query with every stored run, its segments with those around."""
 
-    def __init__(self, fingerprinter: Derived, index: VectorIndex, stored: Stored) -> None:
-        self.fingerprinter: Fingerprinter = fingerprinter
-        self.index, self.stored = index, stored
-        self.n_entries, self.span = len(index), fingerprinter.span_seconds
+    def __init__(self, runs: Derived, index: VectorIndex, stored: Stored) -> None:
+        self.fingerprinter, self.runs = runs.underlying, runs
+        self.index, self.stored, self.n_entries = index, stored, len(index)
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
         """Return the candidates of each query."""
@@ -125,15 +131,23 @@ class CompressedSearcher:
 
     def same(self, one: Candidate, other: Candidate) -> bool:
         """Compare what is stored of two candidates."""
-        return same_sound(one, other, self.stored, hop=self.fingerprinter.hop_seconds)
+        return same_sound(one, other, self.stored, hop=self.runs.hop_seconds)
 
     def _candidates(self, query: Fingerprint) -> list[Candidate]:
         lines = defaultdict(list)
+        segment = self.fingerprinter.segment_seconds
         for part in windows(query):
-            hits = self.index.search(part.values, part.times, N_RUN_NEIGHBOURS)
-            for recording, line in rough_lines(hits, part, span=self.span):
+            for recording, line in rough_lines(part, self._places(part), segment=segment):
                 lines[self.index.recording_ids[recording]].append(line)
-        return joined(lines, lag=self.span / 2 + MOST_LAG)
+        return joined(lines, lag=self.runs.span_seconds / 2 + MOST_LAG)
+
+    def _places(self, part: Fingerprint) -> list[Neighbourhood]:
+        query, span = self.runs.derive_query(part), self.runs.span_seconds
+        hits = self.index.search(query.values, query.times, N_RUN_NEIGHBOURS)
+        ids = self.index.recording_ids
+        return placed(
+            part, candidates(hits, span=span), lambda number: self.stored(ids[number]), span=span
+        )
 
 
 class TwoStageSearcher(SegmentSearcher):

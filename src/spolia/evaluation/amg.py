@@ -11,13 +11,13 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from spolia.alignment import Line
-from spolia.coarse import Neighbourhood, candidates, recording_scores
+from spolia.coarse import Neighbourhood, candidates, placed, recording_scores
 from spolia.evaluation.collection import Collection, gathered
 from spolia.evaluation.conditions import Query
 from spolia.evaluation.identify import NEAR, Evaluation
@@ -143,7 +143,8 @@ class Runs:
 
     By recording, as the paper's text has it, similarities of runs that do not overlap add up
     whatever their order. By place, as its code has it and ``compressed`` search here, the order
-    counts; the query's runs are then those of two-stage search.
+    counts: places are those of two-stage search, around which the query's segment vectors are held
+    against the stored runs, ``made``.
     """
 
     growth = 1.0
@@ -155,10 +156,11 @@ class Runs:
         index: VectorIndex,
         build_seconds: float,
         *,
-        by_place: bool = False,
+        made: Collection | None = None,
     ) -> None:
+        """Take an index of runs; made: the runs themselves, to answer by place."""
         self.name, self.runs, self.index = name, runs, index
-        self.by_place = by_place
+        self.made = made
         self._last: tuple[Asked, list[Neighbourhood]] | None = None  # and its places
         self.seconds, self.n_vectors = runs.span_seconds, len(index)
         self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
@@ -166,8 +168,10 @@ class Runs:
     def answer(self, asked: Asked) -> Candidate | None:
         """Return the recording with the largest sum, and the place where that has one."""
         best, offset, score = -1, 0.0, 0.0
-        if self.by_place:
-            for place in self._places(asked)[:1]:
+        if self.made is not None:
+            stored = partial(self.made.sequence, method="compressed")
+            span = self.runs.span_seconds
+            for place in placed(asked.segments, self._places(asked), stored, span=span)[:1]:
                 best, offset, score = place
         else:
             scores = recording_scores(self._hits(self.cut(asked.segments), N_SUMMED))
@@ -289,11 +293,11 @@ class Bench:
         name = f"{runs.compressor.card.name}{HALF * runs.half_overlap}, {kind}"
         places = self._vector_index(index, made.ids)
         alone = Runs(name, runs, places, seconds + built)
-        placed = Runs(f"{name}, by place", runs, places, seconds + built, by_place=True)
+        by_place = Runs(f"{name}, by place", runs, places, seconds + built, made=made)
         searcher = TwoStageSearcher(self.segments, runs, places, self._stored, len(self.collection))
         both = Searching(f"{name}, then segments", searcher, index, seconds + built)
         both.seconds = runs.span_seconds
-        return alone, placed, both
+        return alone, by_place, both
 
     def measure(self, system: System, report: Report | None = None) -> Measured:
         """Let a system answer all queries; those without vectors count as not found."""
@@ -359,7 +363,7 @@ class Bench:
 
 def has_places(system: System) -> bool:
     """Tell whether a system's answers say where; sums by recording do not."""
-    return not isinstance(system, Runs) or system.by_place
+    return not isinstance(system, Runs) or system.made is not None
 
 
 def latency(index: Any, queries: Sequence[Vectors], k: int = 10) -> tuple[float, float]:

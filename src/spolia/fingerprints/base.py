@@ -145,6 +145,10 @@ class Derived(Fingerprinter, Protocol):
         """The other method."""
 
     @property
+    def underlying(self) -> Fingerprinter:
+        """What makes the other method's fingerprints."""
+
+    @property
     def span_seconds(self) -> float:
         """Seconds that one entry covers, at most."""
 

@@ -60,6 +60,11 @@ class CompressedFingerprinter:
         return self.compressor.card.id + HALF * self.half_overlap
 
     @property
+    def underlying(self) -> Fingerprinter:
+        """What makes the segments."""
+        return self.segments
+
+    @property
     def sample_rate(self) -> int:
         """The sample rate in Hz of the sound that segments are made of."""
         return self.segments.sample_rate
