@@ -239,6 +239,33 @@ def train_render(
     typer.echo(f"{folder}: {n} recordings")
 
 
+@train_app.command("bundle")
+def train_bundle(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, made or continued.", show_default=False)
+    ],
+    corpus: CorporaOption,
+    seconds: Annotated[
+        float, typer.Option(min=5.0, help="Of each recording and noise, from its middle.")
+    ] = 40.0,
+    bit_rate: Annotated[
+        int, typer.Option(min=6, max=128, help="Kilobits a second; responses stay lossless.")
+    ] = 24,
+    part: Annotated[float, typer.Option(min=1.0, help="Megabytes of a part, at most.")] = 60.0,
+    threads: ThreadsOption = N_CORES,
+) -> None:
+    """Make of corpora what can be carried to another machine: small parts, each a corpus."""
+    from spolia.cli.output import Bar
+    from spolia.training.bundle import BundlePlan, Bundler
+
+    bundler = Bundler(corpus, folder, BundlePlan(seconds, 1000 * bit_rate, part))
+    with Bar("bundling") as bar:
+        parts = bundler.bundle(threads=threads, report=bar.show)
+    for made in parts:
+        size = sum(f.stat().st_size for f in made.rglob("*") if f.is_file())
+        typer.echo(f"{made}: {size / 1e6:.1f} MB")
+
+
 @train_app.command("export")
 def train_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a run.", show_default=False)],

@@ -159,7 +159,7 @@ class Packer:
             tracks.append((self.file(i), *row, "", Path(score.file).stem))
             for path in sorted(self.folder.glob(self._stem_file(i, "*"))):
                 stems.append((f"samples/{path.name}", *row, "stem", path.stem))
-        _write_table(self.folder / "tracks.csv", FIELDS, tracks)
+        write_table(self.folder / "tracks.csv", FIELDS, tracks)
         splits = [("track", row[0], self.plan.split) for row in tracks]
         noises = [
             (file, file, "train", "spoken by eSpeak NG", Path(file).name.split("-")[0], "", "")
@@ -167,9 +167,9 @@ class Packer:
         ]
         for kind, manifest, rows in (("sample", "samples", stems), ("noise", "noise", noises)):
             if rows:
-                _write_table(self.folder / f"{manifest}.csv", FIELDS, rows)
+                write_table(self.folder / f"{manifest}.csv", FIELDS, rows)
                 splits += [(kind, row[0], self.plan.split) for row in rows]
-        _write_table(self.folder / "split.csv", ("kind", "file", "split"), splits)
+        write_table(self.folder / "split.csv", ("kind", "file", "split"), splits)
 
 
 def _usable(file: CorpusFile, split: str) -> bool:
@@ -206,7 +206,8 @@ def _bounded(
             yield
 
 
-def _write_table(target: Path, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+def write_table(target: Path, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """Write a manifest that appears whole or not at all."""
     unfinished = target.with_suffix(".partial")
     with unfinished.open("w", newline="") as out:
         csv.writer(out).writerows([head, *rows])
