@@ -143,8 +143,7 @@ class Runs:
 
     By recording, as the paper's text has it, similarities of runs that do not overlap add up
     whatever their order. By place, as its code has it and ``compressed`` search here, the order
-    counts: places are those of two-stage search, around which the query's segment vectors are held
-    against the stored runs, ``made``.
+    counts: around the places of two-stage search the query's segments are held against ``made``.
     """
 
     growth = 1.0
@@ -159,28 +158,18 @@ class Runs:
         made: Collection | None = None,
     ) -> None:
         """Take an index of runs; made: the runs themselves, to answer by place."""
-        self.name, self.runs, self.index = name, runs, index
-        self.made = made
+        self.name, self.runs, self.index, self.made = name, runs, index, made
         self._last: tuple[Asked, list[Neighbourhood]] | None = None  # and its places
         self.seconds, self.n_vectors = runs.span_seconds, len(index)
         self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
 
     def answer(self, asked: Asked) -> Candidate | None:
         """Return the recording with the largest sum, and the place where that has one."""
-        best, offset, score = -1, 0.0, 0.0
-        if self.made is not None:
-            stored = partial(self.made.sequence, method="compressed")
-            span = self.runs.span_seconds
-            for place in placed(asked.segments, self._places(asked), stored, span=span)[:1]:
-                best, offset, score = place
-        else:
-            scores = recording_scores(self._hits(self.cut(asked.segments), N_SUMMED))
-            best = max(scores, key=lambda i: scores[i], default=-1)
-            score = scores.get(best, 0.0)
-        if best < 0:
+        best = self._by_recording(asked) if self.made is None else self._by_place(asked, self.made)
+        if best is None:
             return None
-        line = Line(1.0, offset, 0.0, asked.length, score, asked.length, 0.0)
-        return Candidate(self.index.recording_ids[best], line)
+        line = Line(1.0, best.offset, 0.0, asked.length, best.score, asked.length, 0.0)
+        return Candidate(self.index.recording_ids[best.recording], line)
 
     def recalled(self, asked: Asked) -> list[str]:
         """Return recordings by the places where most runs agree, as two-stage search sees them."""
@@ -199,6 +188,16 @@ class Runs:
         times, values = segments.times[first], segments.values[first]
         one = Fingerprint(segments.method, segments.model_id, times, values, segments.duration)
         return self.runs.derive(one)
+
+    def _by_recording(self, asked: Asked) -> Neighbourhood | None:
+        scores = recording_scores(self._hits(self.cut(asked.segments), N_SUMMED))
+        best = max(scores, key=lambda i: scores[i], default=None)
+        return None if best is None else Neighbourhood(best, 0.0, scores[best])
+
+    def _by_place(self, asked: Asked, made: Collection) -> Neighbourhood | None:
+        stored = partial(made.sequence, method="compressed")
+        found = placed(asked.segments, self._places(asked), stored, span=self.seconds)
+        return found[0] if found else None
 
     def _places(self, asked: Asked) -> list[Neighbourhood]:
         if self._last is None or self._last[0] is not asked:
