@@ -80,19 +80,19 @@ def placed(
     sequence: the stored runs of a recording, by its position. A run is about the mean of the
     vectors in it, so that a query fits at the offset at which the sum of those of its vectors that
     fall into each run points the run's way. The score is the mean similarity of a vector and the
-    run that it falls into, as a share of the similarity of a vector and its neighbours' mean,
-    which is the most that a run could have in common with it.
+    run that it falls into, over the root of its mean similarity with its neighbours' mean: on
+    that scale right and wrong places lie about where they do for whole runs of the query.
     """
     offsets: dict[int, list[float]] = {}
     for place in places:
         offsets.setdefault(place.recording, []).append(place.offset)
-    most = _coherence(query, span)
+    scale = np.sqrt(_coherence(query, span))
     reach = np.arange(-round(span / PLACE_STEP), round(span / PLACE_STEP) + 1)
     found = []
     for recording, near in offsets.items():
         steps = np.round(np.array(near)[:, None] / PLACE_STEP).astype(np.int64) + reach
         grid = PLACE_STEP * np.unique(steps)
-        fit = _fit(query, sequence(recording), grid, span) / most
+        fit = _fit(query, sequence(recording), grid, span) / scale
         for _ in near:
             best = int(fit.argmax())
             if fit[best] > 0:
