@@ -150,7 +150,7 @@ def test_a_table_compares_all_systems_on_the_same_queries(corpus, tmp_path, monk
     assert {r.top1["5"].n for r in rows} == {6}
     assert segments.top1["5"].value >= 0.8
     assert both.top1["5"].value >= alone.top1["5"].value - 0.2
-    assert placed.top1["5"].value == placed.recall["5"]["1"] >= alone.top1["5"].value - 0.2
+    assert placed.top1["5"].value >= alone.top1["5"].value - 0.2
     assert both.near["5"].value == 1.0
     assert not alone.near
     assert set(alone.recall["5"]) == {"1", "10", "200"}

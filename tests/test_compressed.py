@@ -208,9 +208,9 @@ def test_segments_held_against_runs_say_where(fingerprinter, seconds, half_overl
     for number, start in ((7, 13.3), (21, 30.9), (0, 2.05), (3, 0.0)):
         query = clip(number, start, seconds)
         places = candidates(search(maker, stored, query), span=SPAN)
-        found = placed(query, places, lambda i: maker.derive(stored[i]), span=SPAN)
+        found = placed(query, places, lambda i: maker.derive(stored[i]), span=SPAN, hop=HOP)
         assert found[0].recording == number
-        assert found[0].offset == pytest.approx(start, abs=0.5)
+        assert found[0].offset == pytest.approx(start, abs=0.5 + max(0.0, SPAN - seconds))
         assert 0.5 < found[0].score < 1.05
         assert all(one.score >= other.score for one, other in pairwise(found))
         offsets = sorted(place.offset for place in found if place.recording == number)
@@ -228,14 +228,21 @@ def test_a_query_that_begins_before_the_recording_fits_by_what_is_in_it(fingerpr
         values=np.concatenate([before.values, query.values]),
     )
     place = Neighbourhood(0, -7.0, 1.0)
-    (found,) = placed(both, [place], lambda _: runs, span=SPAN)
+    (found,) = placed(both, [place], lambda _: runs, span=SPAN, hop=HOP)
     assert found.offset == pytest.approx(-9.0, abs=0.3)
-    assert found.score < placed(query, [place], lambda _: runs, span=SPAN)[0].score
+    assert found.score < placed(query, [place], lambda _: runs, span=SPAN, hop=HOP)[0].score
     nowhere = [Neighbourhood(0, offset, 1.0) for offset in (500.0, -500.0)]
-    assert placed(query, nowhere, lambda _: runs, span=SPAN) == []
+    assert placed(query, nowhere, lambda _: runs, span=SPAN, hop=HOP) == []
     silent = sequence(0, 60.0, silent=[(0.0, 60.0)])
-    assert placed(query, [place], lambda _: fingerprinter.derive(silent), span=SPAN) == []
+    assert placed(query, [place], lambda _: fingerprinter.derive(silent), span=SPAN, hop=HOP) == []
     assert len(stored) > len(runs)
+
+
+def test_a_query_that_fits_anywhere_in_a_run_is_put_in_its_middle(fingerprinter):
+    at = fingerprinter.derive(sequence(0, 60.0))
+    query = clip(0, 10.0, 2.0)  # a second of vectors in the run from 9.0 to 13.5
+    (found,) = placed(query, [Neighbourhood(0, 11.0, 1.0)], lambda _: at, span=SPAN, hop=HOP)
+    assert found.offset == pytest.approx(9.0 - HOP / 2 + (SPAN - 0.875) / 2, abs=0.11)
 
 
 def test_a_line_by_runs_ends_with_its_window():

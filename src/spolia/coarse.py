@@ -74,10 +74,12 @@ def placed(
     sequence: Callable[[int], Fingerprint],
     *,
     span: float,
+    hop: float,
 ) -> list[Neighbourhood]:
     """Return where around candidates a query's segment vectors fit the stored runs, best first.
 
-    sequence: the stored runs of a recording, by its position. A run is about the mean of the
+    sequence: the stored runs of a recording, by its position; hop: seconds between the segment
+    vectors they were made of. A run is about the mean of the
     vectors in it, so that a query fits at the offset at which the sum of those of its vectors that
     fall into each run points the run's way. The score is the mean similarity of a vector and the
     run that it falls into, over the root of its mean similarity with its neighbours' mean: on
@@ -92,9 +94,10 @@ def placed(
     for recording, near in offsets.items():
         steps = np.round(np.array(near)[:, None] / PLACE_STEP).astype(np.int64) + reach
         grid = PLACE_STEP * np.unique(steps)
-        fit = _fit(query, sequence(recording), grid, span) / scale
+        fit = _fit(query, sequence(recording), grid, span=span, hop=hop) / scale
         for _ in near:
-            best = int(fit.argmax())
+            level = np.flatnonzero(fit > fit.max() - 1e-6)
+            best = level[len(level) // 2]  # short ones fit as well anywhere in a run
             if fit[best] > 0:
                 found.append(Neighbourhood(recording, float(grid[best]), float(fit[best])))
             fit[np.abs(grid - grid[best]) < span / 2] = 0.0
@@ -158,18 +161,25 @@ def local_hits(
 
 
 def _fit(
-    query: Fingerprint, stored: Fingerprint, offsets: npt.NDArray[np.float64], span: float
+    query: Fingerprint,
+    stored: Fingerprint,
+    offsets: npt.NDArray[np.float64],
+    *,
+    span: float,
+    hop: float,
 ) -> npt.NDArray[np.float64]:
     """Return the mean similarity of a query's vectors and the stored runs they fall into.
 
-    offsets: seconds of the recording at the query's beginning, ascending. Vectors that fall into
-    none count as 0; of those that fall into two, runs overlapping, both count by half.
+    offsets: seconds of the recording at the query's beginning, ascending. A vector falls into the
+    run that holds the nearest of the vectors that runs were made of. Those that fall into none
+    count as 0; of those that fall into two, runs overlapping, both count by half.
     """
-    ends = offsets[0] + query.times[0] - span, offsets[-1] + query.times[-1] + PLACE_STEP
+    ends = offsets[0] + query.times[0] - span, offsets[-1] + query.times[-1] + hop
     inside = slice(*stored.times.searchsorted(ends).tolist())
     similarity = query.values @ stored.values[inside].T
-    sums = np.concatenate([np.zeros((1, similarity.shape[1])), similarity.cumsum(0)])
-    begins = stored.times[inside] - offsets[:, None] - PLACE_STEP / 100  # in the query's seconds
+    sums = np.cumsum(similarity, 0, dtype=np.float64)
+    sums = np.concatenate([np.zeros((1, similarity.shape[1])), sums])
+    begins = stored.times[inside] - hop / 2 - offsets[:, None]  # in the query's seconds
     first, last = query.times.searchsorted(begins), query.times.searchsorted(begins + span)
     run = np.arange(similarity.shape[1])
     total = (sums[last, run] - sums[first, run]).sum(1)

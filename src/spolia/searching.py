@@ -144,9 +144,12 @@ class CompressedSearcher:
     def _places(self, part: Fingerprint) -> list[Neighbourhood]:
         query, span = self.runs.derive_query(part), self.runs.span_seconds
         hits = self.index.search(query.values, query.times, N_RUN_NEIGHBOURS)
-        ids = self.index.recording_ids
         return placed(
-            part, candidates(hits, span=span), lambda number: self.stored(ids[number]), span=span
+            part,
+            candidates(hits, span=span),
+            lambda number: self.stored(self.index.recording_ids[number]),
+            span=span,
+            hop=self.fingerprinter.hop_seconds,
         )
 
 

@@ -195,8 +195,8 @@ class Runs:
         return None if best is None else Neighbourhood(best, 0.0, scores[best])
 
     def _by_place(self, asked: Asked, made: Collection) -> Neighbourhood | None:
-        stored = partial(made.sequence, method="compressed")
-        found = placed(asked.segments, self._places(asked), stored, span=self.seconds)
+        hop, stored = self.runs.segments.hop_seconds, partial(made.sequence, method="compressed")
+        found = placed(asked.segments, self._places(asked), stored, span=self.seconds, hop=hop)
         return found[0] if found else None
 
     def _places(self, asked: Asked) -> list[Neighbourhood]:
