@@ -78,12 +78,12 @@ def placed(
 ) -> list[Neighbourhood]:
     """Return where around candidates a query's segment vectors fit the stored runs, best first.
 
-    sequence: the stored runs of a recording, by its position; hop: seconds between the segment
-    vectors they were made of. A run is about the mean of the
-    vectors in it, so that a query fits at the offset at which the sum of those of its vectors that
-    fall into each run points the run's way. The score is the mean similarity of a vector and the
-    run that it falls into, over the root of its mean similarity with its neighbours' mean: on
-    that scale right and wrong places lie about where they do for whole runs of the query.
+    sequence: the stored runs of a recording, by its position; span: seconds of a run; hop: seconds
+    between the segment vectors that runs were made of. A run is about the mean of the vectors in
+    it, so that a query fits at the offset at which the sum of those of its vectors that fall into
+    each run points the run's way. The score is the mean similarity of a vector and the run that it
+    falls into, over the root of its mean similarity with its neighbours' mean: on that scale right
+    and wrong places lie about where they do for whole runs of the query.
     """
     offsets: dict[int, list[float]] = {}
     for place in places:
