@@ -18,6 +18,7 @@ from spolia.coarse import (
     Neighbourhood,
     candidates,
     local_hits,
+    located,
     placed,
     recording_scores,
     rough_lines,
@@ -243,6 +244,26 @@ def test_a_query_that_fits_anywhere_in_a_run_is_put_in_its_middle(fingerprinter)
     query = clip(0, 10.0, 2.0)  # a second of vectors in the run from 9.0 to 13.5
     (found,) = placed(query, [Neighbourhood(0, 11.0, 1.0)], lambda _: at, span=SPAN, hop=HOP)
     assert found.offset == pytest.approx(9.0 - HOP / 2 + (SPAN - 0.875) / 2, abs=0.11)
+
+
+def test_runs_of_another_space_are_not_compared_with_segments(fingerprinter):
+    class Turned(MeanCompressor):
+        def compress(self, runs, padding):
+            turn = np.linalg.qr(np.random.default_rng(5).normal(size=(DIM, DIM)))[0]
+            return (super().compress(runs, padding) @ turn).astype("f")
+
+    stored, query = [sequence(seed, 60.0) for seed in range(30)], clip(21, 30.9, 12.0)
+    for compressor in (MeanCompressor(), Turned()):
+        maker = CompressedFingerprinter(fingerprinter.segments, compressor)
+        hits, runs = search(maker, stored, query), maker.derive_query(query)
+        found = located(
+            query, runs, hits, lambda i, m=maker: m.derive(stored[i]), span=SPAN, hop=HOP
+        )
+        assert found[0].recording == 21
+        assert found[0].offset == pytest.approx(30.9, abs=SPAN / 2)
+        assert 0.4 < found[0].score < 1.0
+    nothing = replace(query, times=query.times[:0], values=query.values[:0])
+    assert located(nothing, nothing, NO_HITS, lambda i: stored[i], span=SPAN, hop=HOP) == []
 
 
 def test_a_line_by_runs_ends_with_its_window():

@@ -22,6 +22,7 @@ N_CANDIDATES = 200  # places of recordings whose segments are read
 N_LOCAL = 4  # stored vectors of each candidate that become hits of a query vector
 RELATED = 0.3  # similarity below which a hit says nothing
 PLACE_STEP = 0.1  # seconds between offsets at which a query is held against stored runs
+ALIKE = 0.5  # cosine of the means of a query's segments and runs above which they are comparable
 
 
 class Neighbourhood(NamedTuple):
@@ -66,6 +67,27 @@ def recording_scores(hits: Hits) -> dict[int, float]:
     """Return each recording's cumulative similarity: the paper's rule, which ignores order."""
     totals = np.bincount(hits.recordings, weights=hits.scores)
     return {int(i): float(totals[i]) for i in np.unique(hits.recordings)}
+
+
+def located(
+    segments: Fingerprint,
+    runs: Fingerprint,
+    hits: Hits,
+    sequence: Callable[[int], Fingerprint],
+    *,
+    span: float,
+    hop: float,
+) -> list[Neighbourhood]:
+    """Return where a query is by runs alone, most similar first.
+
+    segments, runs: of the query; hits: of its runs; see :func:`placed` for the rest. Where runs lie
+    elsewhere than segments, as a model may learn, they cannot be compared: candidates are then kept
+    as they are, scored by the mean over the query's runs.
+    """
+    places = candidates(hits, span=span)
+    if places and _alike(segments.values, runs.values):
+        return placed(segments, places, sequence, span=span, hop=hop)
+    return [place._replace(score=place.score / len(runs)) for place in places]
 
 
 def placed(
@@ -184,6 +206,12 @@ def _fit(
     run = np.arange(similarity.shape[1])
     total = (sums[last, run] - sums[first, run]).sum(1)
     return np.asarray(total / np.maximum((last - first).sum(1), len(query)))
+
+
+def _alike(some: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> bool:
+    """Tell whether vectors point the way of others."""
+    one, other = some.mean(0), others.mean(0)
+    return bool(one @ other > ALIKE * np.linalg.norm(one) * np.linalg.norm(other))
 
 
 def _coherence(query: Fingerprint, span: float) -> float:

@@ -17,7 +17,7 @@ from spolia.coarse import (
     Neighbourhood,
     candidates,
     local_hits,
-    placed,
+    located,
     rough_lines,
 )
 from spolia.delay import Delay
@@ -144,9 +144,10 @@ class CompressedSearcher:
     def _places(self, part: Fingerprint) -> list[Neighbourhood]:
         query, span = self.runs.derive_query(part), self.runs.span_seconds
         hits = self.index.search(query.values, query.times, N_RUN_NEIGHBOURS)
-        return placed(
+        return located(
             part,
-            candidates(hits, span=span),
+            query,
+            hits,
             lambda number: self.stored(self.index.recording_ids[number]),
             span=span,
             hop=self.fingerprinter.hop_seconds,

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spolia.alignment import Line
-from spolia.coarse import Neighbourhood, candidates, placed, recording_scores
+from spolia.coarse import Neighbourhood, candidates, located, recording_scores
 from spolia.evaluation.collection import Collection, gathered
 from spolia.evaluation.conditions import Query
 from spolia.evaluation.identify import NEAR, Evaluation
@@ -159,7 +159,7 @@ class Runs:
     ) -> None:
         """Take an index of runs; made: the runs themselves, to answer by place."""
         self.name, self.runs, self.index, self.made = name, runs, index, made
-        self._last: tuple[Asked, list[Neighbourhood]] | None = None  # and its places
+        self._last: tuple[Asked, Fingerprint, Hits] | None = None  # and its runs, and theirs
         self.seconds, self.n_vectors = runs.span_seconds, len(index)
         self.n_bytes, self.build_seconds = bytes_of(index.index), build_seconds
 
@@ -173,7 +173,7 @@ class Runs:
 
     def recalled(self, asked: Asked) -> list[str]:
         """Return recordings by the places where most runs agree, as two-stage search sees them."""
-        places = self._places(asked)
+        places = candidates(self._found(asked)[1], span=self.seconds)
         return list(dict.fromkeys(self.index.recording_ids[p.recording] for p in places))
 
     def index_ms(self, asked: Sequence[Asked]) -> tuple[float, float] | None:
@@ -196,14 +196,14 @@ class Runs:
 
     def _by_place(self, asked: Asked, made: Collection) -> Neighbourhood | None:
         hop, stored = self.runs.segments.hop_seconds, partial(made.sequence, method="compressed")
-        found = placed(asked.segments, self._places(asked), stored, span=self.seconds, hop=hop)
-        return found[0] if found else None
+        places = located(asked.segments, *self._found(asked), stored, span=self.seconds, hop=hop)
+        return places[0] if places else None
 
-    def _places(self, asked: Asked) -> list[Neighbourhood]:
+    def _found(self, asked: Asked) -> tuple[Fingerprint, Hits]:
         if self._last is None or self._last[0] is not asked:
-            hits = self._hits(self.runs.derive_query(asked.segments), N_RUN_NEIGHBOURS)
-            self._last = asked, candidates(hits, span=self.runs.span_seconds)
-        return self._last[1]
+            query = self.runs.derive_query(asked.segments)
+            self._last = asked, query, self._hits(query, N_RUN_NEIGHBOURS)
+        return self._last[1:]
 
     def _hits(self, query: Fingerprint, k: int) -> Hits:
         return self.index.search(query.values, query.times, k)
