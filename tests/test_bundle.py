@@ -105,6 +105,8 @@ def test_what_was_made_otherwise_is_not_gone_on_with(corpora, tmp_path):
     bundled(corpora, tmp_path / "out")
     with pytest.raises(TrainingError, match=r'made with \{"seconds": 5\.0.*choose another folder'):
         Bundler(corpora, tmp_path / "out", BundlePlan(seconds=6.0))
+    with pytest.raises(TrainingError, match="the same settings and corpora"):
+        Bundler(corpora[1:], tmp_path / "out", PLAN)  # whose names the first one's files have
 
 
 def test_a_file_that_cannot_be_decoded_is_left_out(tmp_path, caplog):

@@ -22,6 +22,7 @@ from spolia.encoding import encode, write_whole
 from spolia.errors import AudioError, TrainingError
 from spolia.production.crate import duration, named_stems, read
 from spolia.training.pack import FIELDS, write_table
+from spolia.training.running import data_digest
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ class Bundler:
     """Makes one bundle, or goes on with it."""
 
     def __init__(self, corpora: Sequence[Path], folder: Path, plan: BundlePlan) -> None:
-        """Raises TrainingError where the folder holds a bundle of another plan."""
+        """Raises TrainingError where the folder holds a bundle of another plan or other corpora."""
         self.folder, self.plan = folder, plan
         self.items = list(_items(corpora))
         known = folder / PLAN
-        values = asdict(plan)
+        values = {**asdict(plan), "data": data_digest(corpora)}
         if known.is_file() and json.loads(known.read_text()) != values:
             raise TrainingError(
                 f"{folder} holds a bundle made with {known.read_text().strip()}; give the same "
-                "settings to go on with it, or choose another folder"
+                "settings and corpora to go on with it, or choose another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(known, (json.dumps(values) + "\n").encode())
