@@ -27,7 +27,12 @@ def main() -> None:
     for seconds in arguments.seconds:
         longest = round((seconds * base.sample_rate - base.segment) / base.hop) + 1
         config = RunEncoderConfig(
-            dim_in=base.dim, longest=longest, n_layers=0, pre_norm=True, from_mean=True
+            dim_in=base.dim,
+            dim=base.dim,
+            longest=longest,
+            n_layers=0,
+            pre_norm=True,
+            from_mean=True,
         )
         name = f"mean-{seconds:g}s"
         training = {"corpora": {}, "steps": 0}
