@@ -23,6 +23,7 @@ from spolia.coarse import (
     recording_scores,
     rough_lines,
 )
+from spolia.confirmation import Confirmation
 from spolia.encoding import write_wav
 from spolia.errors import IncompatibleModel, ParameterError
 from spolia.fingerprints.base import Fingerprint
@@ -38,7 +39,7 @@ SPAN = LONGEST * HOP
 class MeanCompressor:
     """Compresses a run to its mean, as the best that is possible without training."""
 
-    card = SimpleNamespace(base="base-1", id="mean-1", dim=DIM, segment=40000)
+    card = SimpleNamespace(base="base-1", id="mean-1", dim=DIM, segment=40000, calibration={})
     path, longest = "mean.onnx", LONGEST
 
     def compress(self, runs, padding):
@@ -50,7 +51,8 @@ class MeanCompressor:
 def bands_and_runs():
     """Return what fingerprints sound, and what makes runs of it."""
     segments, compressor = BandEnergies(), MeanCompressor()
-    compressor.card = SimpleNamespace(base=segments.model_id, id="mean-1", dim=128, segment=40000)
+    values = {"base": segments.model_id, "dim": 128}
+    compressor.card = SimpleNamespace(**{**vars(MeanCompressor.card), **values})
     runs = CompressedFingerprinter(segments, compressor)
     return segments, runs
 
@@ -357,6 +359,29 @@ def test_runs_alone_name_the_recording_and_its_file_says_where(tmp_path):
         match = library.identify(clip, threshold=0.0).matches[0]
         assert match.reference_start == pytest.approx(max(0.0, rough.offset), abs=1e-6)
         assert abs(match.reference_start - start) <= SPAN
+
+
+def test_runs_alone_are_judged_by_their_own_calibration_and_two_stages_by_the_segments(tmp_path):
+    segments, runs = bands_and_runs()
+    sound = Confirmation((0.0, 1.0, *[0.0] * 5), 0.25)
+    own = {"weights": [3.0, *[0.0] * 8], "threshold": 0.96, "confirmation": sound.to_dict()}
+    write_wav(tmp_path / "0.wav", tune(0, seconds=40.0))
+    clip = tune(0, seconds=40.0).slice(9.0, 17.0)
+    with Library(tmp_path / "lib", fingerprinters=[segments, runs]) as library:
+        library.add([tmp_path / "0.wav"])
+        (tmp_path / "0.wav").unlink()
+        by_segments = library.candidates(clip, method="compressed")[0].probability
+        runs.compressor.card.calibration = own
+        runs = CompressedFingerprinter(segments, runs.compressor)
+    with Library(tmp_path / "lib", fingerprinters=[segments, runs]) as library:
+        alone = library.candidates(clip, method="compressed")
+        assert alone[0].probability == pytest.approx(1 / (1 + np.exp(-3.0)))
+        assert alone[0].probability != pytest.approx(by_segments)
+        assert not library.identify(clip, method="compressed").matches
+        assert library.identify(clip, method="compressed", threshold=0.95).matches
+        both = library.candidates(clip, method="compressed+segments")
+        assert both[0].probability == library.candidates(clip, method="segments")[0].probability
+        assert runs.confirmation == sound
 
 
 def test_places_outside_a_recording_and_empty_recordings_give_nothing():

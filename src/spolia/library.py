@@ -209,7 +209,7 @@ class Library:
         sound was heard, else the calibration's by the length of a candidate's stretch.
         """
         searcher = self._searcher(self._chosen(method))
-        by = searcher.fingerprinter
+        by = searcher.judge
 
         def counts(c: Candidate) -> bool:
             limit = limit_of(c, by.calibration, by.confirmation, searcher.n_entries)
@@ -250,7 +250,7 @@ class Library:
             candidates,
             searcher.same,
             n_entries=searcher.n_entries,
-            calibration=fingerprinter.calibration,
+            calibration=searcher.judge.calibration,
         )
 
     def find_samples(

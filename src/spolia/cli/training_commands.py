@@ -322,25 +322,19 @@ def train_calibrate(
         raise ParameterError(
             f"{calibration} is not a calibration ({error}); give a file of evaluate --calibrate"
         ) from error
-    _check_calibration(values, read_card(model), model)
+    _check_calibration(values, read_card(model).kind)
     _echo_model(model, update_card(model, calibration=values))
 
 
-def _check_calibration(values: dict[str, Any], card: ModelCard, model: Path) -> None:
-    """Raise ParameterError for what is no calibration, or not one of the model's kind."""
+def _check_calibration(values: dict[str, Any], kind: str) -> None:
+    """Raise ParameterError for what is no calibration of a model of this kind."""
     from spolia.calibration import Calibration
-    from spolia.errors import ParameterError
     from spolia.samples import SampleCalibration
 
-    if card.kind in ("sample", "classifier"):
+    if kind in ("sample", "classifier"):
         SampleCalibration.from_dict(values)
-    elif card.kind == "segment":
-        Calibration.from_dict(values)
     else:
-        raise ParameterError(
-            f"{model} is a model of kind {card.kind!r}, whose matches are judged by the segments' "
-            "calibration; calibrate the model of segments"
-        )
+        Calibration.from_dict(values)
 
 
 @train_app.command("record")

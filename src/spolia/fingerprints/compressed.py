@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,15 +85,17 @@ class CompressedFingerprinter:
         """Seconds of sound that a whole run sees."""
         return self.compressor.card.segment / self.sample_rate
 
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
-        """That of the segments, by which matches are judged in the end."""
-        return self.segments.calibration
+        """That of matches by runs alone; the segments' for a compressor that has none."""
+        fitted = self.compressor.card.calibration
+        return Calibration.from_dict(fitted) if fitted else self.segments.calibration
 
-    @property
+    @cached_property
     def confirmation(self) -> Confirmation | None:
-        """That of the segments."""
-        return self.segments.confirmation
+        """What the recordings' sound adds to it; where that was never fitted, the segments'."""
+        fitted = self.compressor.card.calibration.get("confirmation")
+        return Confirmation.from_dict(fitted) if fitted else self.segments.confirmation
 
     @property
     def delay(self) -> Mapping[str, Any]:
