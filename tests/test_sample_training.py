@@ -389,9 +389,16 @@ def test_a_larger_network_begins_as_a_smaller_one(corpus, tmp_path):
 def test_peaks_of_silence_are_zeros_and_never_negative():
     peaks = Peaks()
     assert float(peaks(torch.zeros(1, 144, 40)).abs().max()) == 0.0
-    found = peaks(torch.randn(2, 144, 40, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(2, 144, 40, generator=torch.Generator().manual_seed(0))
+    found = peaks(x)
     assert found.shape == (2, 144, 40)
     assert 0.0 <= float(found.min()) < float(found.max())
+    for band, frame in ((0, 0), (70, 1), (143, 39)):  # above the mean of what there is around
+        around = x[:, max(0, band - 6) : band + 7, max(0, frame - 8) : frame + 9].mean((1, 2))
+        above = (x[:, band, frame] - around).clamp(min=0)
+        least, most = above, 2 * above  # its rise is added
+        assert (found[:, band, frame] >= least - 1e-5).all()
+        assert (found[:, band, frame] <= most + 1e-5).all()
 
 
 def spectra(corpus, tmp_path, config, *, seed=1):
