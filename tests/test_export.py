@@ -216,7 +216,7 @@ def test_not_a_model(tmp_path):
 def test_shipped_models_verify(name):
     encoder = open_model(name)
     assert encoder.verify() < encoder.tolerance
-    assert encoder.card.calibration or name in {"compressed-5s", "classifier"}  # see their encoders
+    assert encoder.card.calibration
     assert encoder.card.training["data"]["track"]["attributions"]
     most = 12_000_000 if encoder.card.kind == "sample" else 8_000_000
     assert encoder.path.stat().st_size <= most
