@@ -61,7 +61,7 @@ def centred(outcome: SampleOutcome, by: SampleCalibration) -> SampleOutcome:
 def deaf(outcome: SampleOutcome) -> SampleOutcome:
     """Return an outcome without the classifier's logits, the last of the features."""
     ranking = [
-        replace(r, features=(*r.features[:-1], 0.0)) if r.features else r for r in outcome.ranking
+        replace(r, features=[*r.features[:-1], 0.0]) if r.features else r for r in outcome.ranking
     ]
     return replace(outcome, ranking=ranking)
 

@@ -27,7 +27,7 @@ from spolia.production.folder import Written
 from spolia.sample_agreement import N_HITS, N_PLACES
 from spolia.sample_alignment import SAMPLE_RATE
 from spolia.sample_search import N_SCREENED, SampleFinder
-from spolia.samples import Nominee, nominate
+from spolia.samples import Nominee, nominate, thinned
 
 AMONG = (1, 5, 12, 24, 50, 100, 200, 400, 1000)  # first places
 
@@ -39,7 +39,7 @@ def orders(finder: SampleFinder) -> dict[str, list[Nominee]]:
     assert finder.search is not None
     hits = partial(finder.hits, N_HITS)
     every = hits(0.0, np.inf)
-    agreeing = finder.search.nominees(hits, n=N_PLACES)
+    agreeing = thinned(finder.search.nominees(hits), N_PLACES)
     return {
         "vectors": nominate(every, seconds=finder.seconds, n=N_PLACES),
         "nodes": agreeing,

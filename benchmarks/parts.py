@@ -194,7 +194,8 @@ def likely(rows: Sequence[Row], weights: Floats) -> Floats:
     """Return the probability of each part [shape=(n, n_parts)]; 0 of what was not compared."""
     x = np.array([r["features"] or [0.0] * N_FEATURES for r in rows]).reshape(-1, N_FEATURES)
     heard = np.array([r["features"] is not None for r in rows])
-    return softmax(np.column_stack([np.ones(len(x)), x]) @ weights.T) * heard[:, None]
+    chances = softmax(np.column_stack([np.ones(len(x)), x]) @ weights.T)
+    return np.asarray(chances * heard[:, None])
 
 
 def answers(rows: Sequence[Row], p: Floats) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def measured(folder: Path, written: Written, crate: Crate) -> Iterator[Row]:
         }
 
 
+def _has(key: str, value: Any, row: Row) -> bool:
+    return bool(row[key] == value)
+
+
+def _lies_under(low: float, high: float, row: Row) -> bool:
+    return row["overlay_db"] is not None and low <= row["overlay_db"] < high
+
+
 def report(rows: Sequence[Row]) -> None:
     """Print the share of right ones, of all and by kind, and medians of errors."""
     print(f"{len(rows)} uses of {len({r['group'] for r in rows})} recordings")
@@ -118,11 +127,9 @@ def report(rows: Sequence[Row]) -> None:
     }
     for key in ("manner", "kind", "part", "transformation"):
         for value in sorted({r[key] for r in rows}):
-            slices[f"{key} {value}"] = lambda r, k=key, v=value: r[k] == v
+            slices[f"{key} {value}"] = partial(_has, key, value)
     for low, high in OVERLAYS:
-        slices[f"overlay {low:+.0f}…{high:+.0f} dB"] = lambda r, a=low, b=high: (
-            r["overlay_db"] is not None and a <= r["overlay_db"] < b
-        )
+        slices[f"overlay {low:+.0f}…{high:+.0f} dB"] = partial(_lies_under, low, high)
     print(f"{'':28}{'n':>5}  found within 0.5 s / start / pitch / tempo / count, %")
     for name, belongs in slices.items():
         mine = [r for r in rows if belongs(r)]

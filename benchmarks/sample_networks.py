@@ -26,7 +26,7 @@ from spolia.networks.node_matching import NodeMatching, NodeMatchingConfig
 from spolia.training.export import export_encoder
 from spolia.training.recipe import read_values
 
-RECIPES = resources.files("spolia.training") / "recipes"
+RECIPES = Path(str(resources.files("spolia.training"))) / "recipes"
 SHIPPED = read_values(RECIPES / "sample-stems.toml")["model"]
 CONFIGURATIONS = {
     "sample": ("sample", {}),
@@ -95,8 +95,11 @@ def main() -> None:
             f"| {name} | {parameters(network):,} | {size:.1f} | {speed:.1f} | {trained:.1f} |",
             flush=True,
         )
-    sized = {k: CrossAttentionClassifier(CrossAttentionConfig(**v)) for k, v in SIZES.items()}
-    for name, network in {**sized, "matching": NodeMatching(NodeMatchingConfig())}.items():
+    classifiers: dict[str, CrossAttentionClassifier | NodeMatching] = {
+        k: CrossAttentionClassifier(CrossAttentionConfig(**v)) for k, v in SIZES.items()
+    }
+    classifiers["matching"] = NodeMatching(NodeMatchingConfig())
+    for name, network in classifiers.items():
         nodes = torch.rand(N_PAIRS, network.config.n_nodes, network.config.dim_in)
         with torch.no_grad():
             cost = 1e6 * least(partial(network.eval(), nodes, nodes), given.repeats) / N_PAIRS

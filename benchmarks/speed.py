@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def decode(path: Path) -> float:
     return sum(block.duration for block in stream(path, sample_rate=8000))
 
 
-def timed(work) -> tuple[float, float]:
+def timed(work: Callable[[], float]) -> tuple[float, float]:
     """Return (result, elapsed seconds) of a call that returns seconds of audio."""
     started = time.perf_counter()
     result = work()

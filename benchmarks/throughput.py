@@ -57,7 +57,8 @@ def watched(run: Run) -> Stopwatch:
     watch, maker = Stopwatch(run.device), run.batches
     maker._cut = watch.timed("cutting", maker._cut)  # type: ignore[method-assign]
     maker.degrader = watch.timed("degrading", maker.degrader)  # type: ignore[assignment]
-    maker.log_bands.forward = watch.timed("spectrograms", maker.log_bands.forward)
+    bands = maker.log_bands
+    bands.forward = watch.timed("spectrograms", bands.forward)  # type: ignore[method-assign]
     maker._change = watch.timed("changing", maker._change)  # type: ignore[method-assign]
     run.embed = watch.timed("forwards", run.embed)
     run.optimiser.step = watch.timed("optimiser", run.optimiser.step)
