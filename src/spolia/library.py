@@ -208,8 +208,8 @@ class Library:
         threshold: probability for all; by default that of the confirmation where the recording's
         sound was heard, else the calibration's by the length of a candidate's stretch.
         """
-        searcher = self._searcher(self._chosen(method))
-        by = searcher.judge
+        method = self._chosen(method)
+        searcher, by = self._searcher(method), self._query_fingerprinter(method)
 
         def counts(c: Candidate) -> bool:
             limit = limit_of(c, by.calibration, by.confirmation, searcher.n_entries)
@@ -238,7 +238,8 @@ class Library:
         self, audio: Audio, *, method: str | None = None, shifted: bool = True
     ) -> list[Candidate]:
         """Return all candidate lines of a query, most probable first; shifted: at other pitches."""
-        searcher = self._searcher(self._chosen(method))
+        method = self._chosen(method)
+        searcher = self._searcher(method)
         fingerprinter = searcher.fingerprinter
         candidates = searcher.search([fingerprinter.fingerprint_query(audio)])[0]
         if shifted and not is_sure(candidates, audio.duration):
@@ -246,11 +247,9 @@ class Library:
             changed = [fingerprinter.fingerprint_query(audio, change) for change in changes]
             for change, of in zip(changes, searcher.search(changed), strict=True):
                 candidates += [replace(c, semitones=c.semitones - change.semitones) for c in of]
+        calibration = self._query_fingerprinter(method).calibration
         return judged(
-            candidates,
-            searcher.same,
-            n_entries=searcher.n_entries,
-            calibration=searcher.judge.calibration,
+            candidates, searcher.same, n_entries=searcher.n_entries, calibration=calibration
         )
 
     def find_samples(

@@ -53,7 +53,6 @@ class Searcher(Protocol):
     """Finds candidates by one method."""
 
     fingerprinter: Fingerprinter  # of the queries
-    judge: Fingerprinter  # whose calibration makes probabilities of the candidates
     n_entries: int  # vectors or hashes of the library, as the calibration counts them
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
@@ -67,8 +66,7 @@ class LandmarkSearcher:
     """Looks up hashes."""
 
     def __init__(self, fingerprinter: Fingerprinter, index: PostingsIndex) -> None:
-        self.fingerprinter = self.judge = fingerprinter
-        self.index, self.n_entries = index, len(index)
+        self.fingerprinter, self.index, self.n_entries = fingerprinter, index, len(index)
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
         """Return the candidates of each query."""
@@ -92,8 +90,8 @@ class SegmentSearcher:
     def __init__(
         self, fingerprinter: Fingerprinter, index: VectorIndex, stored: Stored, n_entries: int
     ) -> None:
-        self.fingerprinter = self.judge = fingerprinter
-        self.index, self.stored, self.n_entries = index, stored, n_entries
+        self.fingerprinter, self.index, self.stored = fingerprinter, index, stored
+        self.n_entries = n_entries
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:
         """Return the candidates of each query."""
@@ -125,7 +123,6 @@ class CompressedSearcher:
 
     def __init__(self, runs: Derived, index: VectorIndex, stored: Stored) -> None:
         self.fingerprinter, self.runs = runs.underlying, runs
-        self.judge: Fingerprinter = runs
         self.index, self.stored, self.n_entries = index, stored, len(index)
 
     def search(self, queries: list[Fingerprint]) -> list[list[Candidate]]:

@@ -120,7 +120,7 @@ class Searching:
             found,
             self.searcher.same,
             n_entries=self.searcher.n_entries,
-            calibration=self.searcher.judge.calibration,
+            calibration=self.searcher.fingerprinter.calibration,
         )
         return ordered[0] if ordered else None
 
